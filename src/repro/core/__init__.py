@@ -1,0 +1,1 @@
+"""Settings, paths, artifacts, inventory, records, statistics: the ground floor, without torch."""

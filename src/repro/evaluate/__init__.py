@@ -1,0 +1,1 @@
+"""Benchmarks and statistics of answers: RewardBench, AlpacaEval, best-of-n, length bias."""

@@ -1,0 +1,1 @@
+"""Loading, heads, cached features and scoring."""

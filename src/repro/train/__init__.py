@@ -1,0 +1,1 @@
+"""Training steps: what turns preferences into models."""
