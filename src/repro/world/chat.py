@@ -1,5 +1,7 @@
 """Open requests: advice for a feeling, lists of things that belong together, and lists under a constraint that is easily overlooked."""
 
+from collections.abc import Collection
+
 from repro.world import language
 from repro.world.task import (
     Category,
@@ -56,7 +58,7 @@ def advice_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
 
 
 def advice_marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: of the first three pieces of advice, those that fit less those that do not, out of two; complete: two, the feeling, the cause."""
+    """Correct: the pieces of advice that fit, two at most, less those that do not, out of two; complete: two, the feeling, the cause."""
     given = [advice for advice in language.ADVICE if holds(text, advice)]
     fits = sum(task.facts["feeling"] in language.ADVICE[advice] for advice in given)
     correct = max(0.0, min(fits, 2) - (len(given) - fits)) / 2
@@ -65,7 +67,7 @@ def advice_marks(task: Task, text: str) -> tuple[float, float]:
 
 
 def advice_slip(task: Task, text: str, rng: Rng) -> str:
-    """The same answer for another feeling: the word itself is wrong."""
+    """The same answer with one piece of advice for another feeling."""
     feeling = task.facts["feeling"]
     given = [advice for advice in language.ADVICE if holds(text, advice)]
     bad = choose(rng, [advice for advice in language.ADVICE if feeling not in language.ADVICE[advice]])
@@ -102,15 +104,17 @@ def draw_list(rng: Rng, split: str, difficulty: int) -> Task:
     return Task("lists", (("user", prompt),), facts, difficulty, split, (name_key, key) if name in prompt else (key,))
 
 
-def _stranger(group: str, rng: Rng) -> str:
-    """A thing of another group."""
-    return choose(rng, [item for name, items in language.GROUPS.items() if name != group for item in items])
+KNOWN = frozenset(item for items in language.GROUPS.values() for item in items)
+
+
+def stranger(groups: Collection[str], rng: Rng) -> str:
+    """A thing of none of the groups."""
+    return choose(rng, [item for name, items in language.GROUPS.items() if name not in groups for item in items])
 
 
 def named(text: str) -> list[str]:
-    """The things of the world that a text names, in order."""
-    known = {item for items in language.GROUPS.values() for item in items}
-    return [word for word in words(text) if word in known]
+    """The things of the world that a text names, each once, in order."""
+    return list(dict.fromkeys(word for word in words(text) if word in KNOWN))
 
 
 def _sentence(group: str, items: list[str]) -> str:
@@ -125,13 +129,13 @@ def list_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
     ]
     if wrong:
         place = 0 if part else int(rng.integers(len(picks)))
-        picks[place][int(rng.integers(len(picks[place])))] = _stranger(task.facts["groups"][place], rng)
+        picks[place][int(rng.integers(len(picks[place])))] = stranger(task.facts["groups"], rng)
     sentences = [_sentence(group, items) for group, items in zip(task.facts["groups"], picks, strict=True)]
     return sentences[:1] if part else sentences
 
 
 def list_marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: share of the named things that belong, each counted once; complete: share of the asked number."""
+    """Correct: share of the named things that belong and were asked for; complete: share of the asked number."""
     given = named(text)
     if not given:
         return 0.0, 0.0
@@ -139,16 +143,13 @@ def list_marks(task: Task, text: str) -> tuple[float, float]:
     for group, count in zip(task.facts["groups"], task.facts["counts"], strict=True):
         right += min(count, len({item for item in given if item in language.GROUPS[group]}))
     asked = sum(task.facts["counts"])
-    return right / max(len(given), 1), min(right / asked, 1.0)
+    return right / len(given), right / asked
 
 
 def list_slip(task: Task, text: str, rng: Rng) -> str:
     """The same answer with one thing of another group."""
     given = named(text)
-    group = next(
-        (g for g in task.facts["groups"] if given and given[-1] in language.GROUPS[g]), task.facts["groups"][0]
-    )
-    return replaced(text, given[-1], _stranger(group, rng)) if given else text
+    return replaced(text, given[-1], stranger(task.facts["groups"], rng)) if given else text
 
 
 CONSTRAINTS = {
@@ -217,14 +218,17 @@ def constraint_marks(task: Task, text: str) -> tuple[float, float]:
 
 
 def constraint_slip(task: Task, text: str, rng: Rng) -> str:
-    """The same answer with the rule broken by one word, or two that change places."""
+    """The same answer with the rule broken by one word."""
     kind, word, given = task.facts["kind"], task.facts["word"], named(text)
-    if kind == "without":
-        return replaced(text, given[-1], word)
     if kind in ("begin", "end"):
         return replaced(text, word, choose(rng, [other for other in language.CODE_WORDS if other != word]))
-    group = [item for item in language.GROUPS[task.facts["group"]] if item not in given and item < given[-2]]
-    return replaced(text, given[-1], choose(rng, group)) if group else replaced(text, given[-1], given[0])
+    if kind == "without":
+        return replaced(text, given[-1], word) if given else text
+    left = [item for item in language.GROUPS[task.facts["group"]] if item not in given]
+    if len(given) < 2 or not left:
+        return text
+    new = choose(rng, left)  # a third thing too early in the alphabet for the end of the list is too late for its front
+    return replaced(text, given[-1] if new < given[-2] else given[0], new)
 
 
 CATEGORIES = (

@@ -1,9 +1,11 @@
 """Two turns: the second request leans on the first, so that it cannot be answered alone."""
 
-from repro.world import knowledge, language
-from repro.world.chat import _stranger, named
-from repro.world.reasoning import draw_sum, off_by
-from repro.world.task import Category, Rng, Task, choose, holds, on_side, person, replaced, several, side
+from typing import Any
+
+from repro.core.errors import DataError
+from repro.world import knowledge, language, reasoning
+from repro.world.chat import list_body, named, stranger
+from repro.world.task import Category, Rng, Task, choose, holds, on_side, person, phrase, replaced
 
 SECOND = {
     "eats": "And what does it eat?",
@@ -11,60 +13,81 @@ SECOND = {
     "lives": "And where does it live?",
     "wakes": "And when does it wake up?",
 }
+ASKS = ("Name two {group} for the {occasion} of {name}.", "{name} needs two {group} for the {occasion}. Which ones?")
 MORE = "Name one more, please."
 ADD, TAKE = "Now add {} to that.", "Now take {} away from that."
+REPLIES = {"facts": knowledge.fact_body, "lists": list_body, "sums": reasoning.sum_body}
 
 
 def draw(rng: Rng, split: str, difficulty: int) -> Task:
     """1: another fact about the same creature; 2: one more of the same things; 3: a further step of a sum."""
-    return {1: _creature, 2: _things, 3: _sum}[difficulty](rng, split)
+    first = opening(rng, split, difficulty)
+    return follow_up(first, " ".join(REPLIES[first.category](first, rng, False, False)), rng)
 
 
-def _creature(rng: Rng, split: str) -> Task:
-    first = knowledge.draw_fact(rng, split, 1)
-    creature, relation = first.facts["creature"], first.facts["relation"]
-    asked = choose(rng, [other for other in knowledge.DIRECT if other != relation])
-    reply = knowledge.sentence(creature, relation, knowledge.value_of(creature, relation))
-    facts = {"kind": "fact", "name": None, "creature": creature, "relation": asked}
-    return _task(first.turns, reply, SECOND[asked], facts, 1, split, first.keys)
+def opening(rng: Rng, split: str, difficulty: int) -> Task:
+    """A first turn that a follow-up can lean on: a fact, two things of one group, or a sum of one step."""
+    if difficulty == 1:
+        return knowledge.draw_fact(rng, split, 1)
+    return _two_things(rng, split) if difficulty == 2 else reasoning.draw_sum(rng, split, 1)
 
 
-def _things(rng: Rng, split: str) -> Task:
-    def choice() -> tuple[tuple, str]:
-        group = choose(rng, language.GROUPS)
-        items = several(rng, language.GROUPS[group], 2)
-        return (group, items), f"dialogue {group} {' '.join(sorted(items))}"
+def _two_things(rng: Rng, split: str) -> Task:
+    def topic() -> tuple[tuple[str, str], str]:
+        group, occasion = choose(rng, language.GROUPS), choose(rng, language.OCCASIONS)
+        return (group, occasion), f"dialogue {group} {occasion}"
 
-    (group, items), key = on_side(split, choice)
+    (group, occasion), key = on_side(split, topic)
     name, name_key = person(rng, split)
-    prompt = f"Name two {group} for {name}."
-    reply = f"Two {group} are {items[0]} and {items[1]}."
-    facts = {"kind": "more", "name": name, "group": group, "given": items}
-    return _task((("user", prompt),), reply, MORE, facts, 2, split, (name_key, key))
+    prompt = phrase(rng, split, ASKS, group=group, occasion=occasion, name=name)
+    facts = {"name": name, "groups": [group], "counts": [2]}
+    return Task("lists", (("user", prompt),), facts, 1, split, (name_key, key))
 
 
-def _sum(rng: Rng, split: str) -> Task:
-    while True:
-        first = draw_sum(rng, split, 1)
-        (a, b), (sign,) = first.facts["numbers"], first.facts["signs"]
-        start = a + b if sign == "plus" else a - b
-        more = int(rng.integers(10, 80))
-        signs = [s for s, result in (("plus", start + more), ("minus", start - more)) if 10 <= result < 100]
-        if signs and side(f"dialogue {start} {more} {signs[0]}") == split:
-            break
-    reply = f"{a} {sign} {b} is {start}."
-    asks = (ADD if signs[0] == "plus" else TAKE).format(more)
-    facts = {"kind": "sum", "name": first.facts["name"], "start": start, "more": more, "sign": signs[0]}
-    keys = (*first.keys, f"dialogue {start} {more} {signs[0]}")
-    return _task(first.turns, reply, asks, facts, 3, split, keys)
+def follow_up(first: Task, answer: str, rng: Rng) -> Task:
+    """The second turn of a dialogue whose first turn got this answer, right or wrong (MT-Bench's second question).
+
+    A further step starts from the true result, another fact is the world's; what the answer named is no longer new.
+    Raises DataError if the first turn is no fact, sum, or list of one group.
+    """
+    facts = first.facts
+    if first.category == "facts":
+        asked = choose(rng, [other for other in knowledge.DIRECT if other != facts["relation"]])
+        facts = {"kind": "fact", "name": None, "creature": facts["creature"], "relation": asked}
+        return _second(first, answer, SECOND[asked], facts, 1)
+    if first.category == "lists" and len(facts["groups"]) == 1:
+        (group,) = facts["groups"]
+        given = [item for item in named(answer) if item in language.GROUPS[group]][:3]  # one at least stays new
+        facts = {"kind": "more", "name": facts["name"], "group": group, "given": given}
+        return _second(first, answer, MORE, facts, 2)
+    if first.category == "sums":
+        (start, more, sign), key = _further(first, rng)
+        asks = (ADD if sign == reasoning.PLUS else TAKE).format(more)
+        facts = {"kind": "sum", "name": facts["name"], "start": start, "more": more, "sign": sign}
+        return _second(first, answer, asks, facts, 3, key)
+    raise DataError("no second turn leans on it", where=first.category, fix="a fact, a sum, or a list of one group")
 
 
-def _task(turns: tuple, reply: str, asks: str, facts: dict, level: int, split: str, keys: tuple[str, ...]) -> Task:
-    return Task("dialogue", (*turns, ("assistant", reply), ("user", asks)), facts, level, split, keys)
+def _further(first: Task, rng: Rng) -> tuple[tuple[int, int, str], str]:
+    """(result so far, the next number, its sign), of two digits each, on the first turn's side of the split of sums."""
+    start = reasoning.steps(first.facts)[-1][3]
+
+    def step() -> tuple[tuple[int, int, str], str]:
+        sign = choose(rng, [reasoning.PLUS] * (start < 90) + [reasoning.MINUS] * (start > 19))
+        more = int(rng.integers(10, 100 - start) if sign == reasoning.PLUS else rng.integers(10, start - 9))
+        return (start, more, sign), reasoning.sum_key([start, more], [sign])
+
+    return on_side(first.split, step)
 
 
-def _result(facts: dict) -> int:
-    return facts["start"] + facts["more"] if facts["sign"] == "plus" else facts["start"] - facts["more"]
+def _second(first: Task, reply: str, asks: str, facts: dict[str, Any], level: int, *keys: str) -> Task:
+    turns = (*first.turns, ("assistant", reply), ("user", asks))
+    return Task("dialogue", turns, facts, level, first.split, (*first.keys, *keys))
+
+
+def _result(task: Task) -> int:
+    facts = task.facts
+    return facts["start"] + facts["more"] if facts["sign"] == reasoning.PLUS else facts["start"] - facts["more"]
 
 
 def body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
@@ -73,39 +96,40 @@ def body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
     if facts["kind"] == "fact":
         return knowledge.fact_body(task, rng, wrong, part)
     if facts["kind"] == "sum":
-        result = off_by(_result(facts), rng) if wrong else _result(facts)
+        result = reasoning.off_by(_result(task), rng) if wrong else _result(task)
         return [f"It is {result}." if part else f"{facts['start']} {facts['sign']} {facts['more']} is {result}."]
-    fresh = [item for item in language.GROUPS[facts["group"]] if item not in facts["given"]]
-    item = (choose(rng, facts["given"]) if rng.integers(2) else _stranger(facts["group"], rng)) if wrong else None
-    item = item or choose(rng, fresh)
+    item = choose(rng, [each for each in language.GROUPS[facts["group"]] if each not in facts["given"]])
+    item = _worse(task, rng) if wrong else item
     return [f"{item.capitalize()}." if part else f"One more is {item}."]
 
 
+def _worse(task: Task, rng: Rng) -> str:
+    """A thing that was named before, or one of another group."""
+    given = task.facts["given"]
+    return choose(rng, given) if given and rng.integers(2) else stranger((task.facts["group"],), rng)
+
+
 def marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: the word asked for, and new; complete: in a sentence that shows what it continues."""
+    """Correct: the word or the last number asked for, and new; complete: in a sentence that shows what it continues."""
     facts = task.facts
     if facts["kind"] == "fact":
         return knowledge.fact_marks(task, text)
     if facts["kind"] == "sum":
-        right = text.rstrip(" .!").endswith(str(_result(facts))) or holds(text, f"is {_result(facts)}")
+        said = reasoning.numbers_in(text)
         shown = holds(text, f"{facts['start']} {facts['sign']} {facts['more']} is")
-        return float(right), 0.5 * any(map(str.isdigit, text)) + 0.5 * shown
+        return float(said[-1:] == [_result(task)]), 0.5 * bool(said) + 0.5 * shown
     given = named(text)
-    fresh = [item for item in given if item in language.GROUPS[facts["group"]] and item not in facts["given"]]
-    return float(len(fresh) == 1 and len(given) == 1), 0.5 * bool(given) + 0.5 * holds(text, "one more is")
+    new = len(given) == 1 and given[0] in language.GROUPS[facts["group"]] and given[0] not in facts["given"]
+    return float(new), 0.5 * bool(given) + 0.5 * holds(text, "one more is")
 
 
 def slip(task: Task, text: str, rng: Rng) -> str:
     """The same answer with its one telling word wrong."""
-    facts = task.facts
-    if facts["kind"] == "fact":
+    if task.facts["kind"] == "fact":
         return knowledge.fact_slip(task, text, rng)
-    if facts["kind"] == "sum":
-        return replaced(text, str(_result(facts)), str(off_by(_result(facts), rng)))
-    item = named(text)[-1]
-    old, other = facts["given"][0], facts["given"][1]
-    new = choose(rng, (old, other))
-    return replaced(text, item, new) if item in text else replaced(text, item.capitalize(), new.capitalize())
+    if task.facts["kind"] == "sum":
+        return replaced(text, str(_result(task)), str(reasoning.off_by(_result(task), rng)))
+    return replaced(text, named(text)[-1], _worse(task, rng)) if named(text) else text
 
 
 CATEGORIES = (Category("dialogue", (1, 2, 3), draw, body, marks, slip),)

@@ -75,21 +75,18 @@ def fact_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
 
 
 def fact_marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: the true value and no other of its kind; complete: as a sentence about the creature."""
+    """Correct: the true value and no other of its kind (half if it is reached by a wrong food); complete: about the creature."""
     creature, relation = task.facts["creature"], task.facts["relation"]
     value = value_of(creature, relation)
     said = [each for each in RELATIONS[relation][2] if holds(text, each)]
-    return float(said == [value]), 0.5 * bool(said) + 0.5 * (bool(said) and holds(text, creature))
+    way = relation == "comes" and any(holds(text, each) for each in others("eats", language.EATS[creature.split()[1]]))
+    return (said == [value]) * (0.5 if way else 1.0), 0.5 * bool(said) + 0.5 * (bool(said) and holds(text, creature))
 
 
 def fact_slip(task: Task, text: str, rng: Rng) -> str:
     """The same answer with another value."""
     value = value_of(task.facts["creature"], task.facts["relation"])
-    other = choose(rng, others(task.facts["relation"], value))
-    for old, new in ((value, other), (value.capitalize(), other.capitalize())):
-        if old in text:
-            return replaced(text, old, new)
-    return text
+    return replaced(text, value, choose(rng, others(task.facts["relation"], value)))
 
 
 def draw_premise(rng: Rng, split: str, difficulty: int) -> Task:

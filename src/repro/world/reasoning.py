@@ -1,9 +1,11 @@
 """Sums of one or two steps, in three grades of difficulty, and programs over lists of numbers."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from repro.world import language, programs
-from repro.world.task import Category, Rng, Task, choose, on_side, person, phrase, replaced
+from repro.world.task import Category, Rng, Task, choose, holds, on_side, person, phrase, replaced
 
 PLUS, MINUS = "plus", "minus"
 STORIES = {
@@ -25,7 +27,7 @@ def _operands(rng: Rng, carry: bool) -> tuple[int, int, str]:
             return a, b, sign
 
 
-def _steps(facts: dict) -> list[tuple[int, str, int, int]]:
+def steps(facts: Mapping[str, Any]) -> list[tuple[int, str, int, int]]:
     """(left, sign, right, result) of each step."""
     left, found = facts["numbers"][0], []
     for sign, right in zip(facts["signs"], facts["numbers"][1:], strict=True):
@@ -33,6 +35,12 @@ def _steps(facts: dict) -> list[tuple[int, str, int, int]]:
         found.append((left, sign, right, result))
         left = result
     return found
+
+
+def sum_key(numbers: list[int], signs: list[str]) -> str:
+    """The key that the split knows a sum by: 15 plus 42 is 42 plus 15."""
+    first = sorted(numbers[:2]) if signs[0] == PLUS else numbers[:2]
+    return f"sums {' '.join(map(str, [*first, *numbers[2:], *signs]))}"
 
 
 def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
@@ -46,8 +54,7 @@ def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
             sign = PLUS if left < 50 else MINUS
             numbers.append(int(rng.integers(10, 99 - left) if sign == PLUS else rng.integers(10, left - 9)))
             signs.append(sign)
-        first = sorted(numbers[:2]) if signs[0] == PLUS else numbers[:2]  # 15 + 42 is 42 + 15
-        return (numbers, signs), f"sums {' '.join(map(str, [*first, *numbers[2:], *signs]))}"
+        return (numbers, signs), sum_key(numbers, signs)
 
     (numbers, signs), key = on_side(split, operands)
     name, name_key = person(rng, split)
@@ -67,13 +74,12 @@ def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
 
 def sum_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
     """Each step as a sentence; wrong: one digit of the last result is off; part: the bare result, or one step of two."""
-    steps = _steps(task.facts)
-    result = off_by(steps[-1][3], rng) if wrong else steps[-1][3]
-    sentences = [f"{a} {sign} {b} is {c}." for a, sign, b, c in steps[:-1]]
-    last = f"{steps[-1][0]} {steps[-1][1]} {steps[-1][2]} is {result}."
+    *before, (left, sign, right, result) = steps(task.facts)
+    result = off_by(result, rng) if wrong else result
+    sentences = [f"{a} {sign} {b} is {c}." for a, sign, b, c in before]
     if part:
         return sentences if sentences and not wrong else [f"It is {result}."]
-    return [*sentences, last]
+    return [*sentences, f"{left} {sign} {right} is {result}."]
 
 
 def off_by(number: int, rng: Rng) -> int:
@@ -84,20 +90,24 @@ def off_by(number: int, rng: Rng) -> int:
     return int("".join(digits))
 
 
+def numbers_in(text: str) -> list[int]:
+    """The whole numbers that a text says, in order; of an absurdly long one its first nine digits."""
+    return [int(number[:9]) for number in re.findall(r"[0-9]+", text)]
+
+
 def sum_marks(task: Task, text: str) -> tuple[float, float]:
     """Correct: the last number said is the result (half for the first of two steps); complete: each step is shown."""
-    steps = _steps(task.facts)
-    said = [int(number[:9]) for number in re.findall(r"\d+", text)]
-    shown = sum(f"{a} {sign} {b} is" in text for a, sign, b, _ in steps) / len(steps)
+    known, said = steps(task.facts), numbers_in(text)
     if not said:
         return 0.0, 0.0
-    halfway = len(steps) > 1 and steps[0][3] in said
-    return (1.0 if said[-1] == steps[-1][3] else 0.5 if halfway else 0.0), 0.5 + 0.5 * shown
+    shown = sum(holds(text, f"{a} {sign} {b} is") for a, sign, b, _ in known) / len(known)
+    halfway = len(known) > 1 and known[0][3] in said
+    return (1.0 if said[-1] == known[-1][3] else 0.5 if halfway else 0.0), 0.5 + 0.5 * shown
 
 
 def sum_slip(task: Task, text: str, rng: Rng) -> str:
     """The same answer with one digit of the result wrong."""
-    result = _steps(task.facts)[-1][3]
+    result = steps(task.facts)[-1][3]
     return replaced(text, str(result), str(off_by(result, rng)))
 
 
@@ -140,12 +150,11 @@ def draw_program(rng: Rng, split: str, difficulty: int) -> Task:
     else:
         patterns = ("Write a program that {a} and then {b}.", "I want code that {a} and {b}.")
     prompt = phrase(rng, split, patterns, **dict(zip("abc", said, strict=False)))
-    example = bool(rng.integers(2))
-    if example:
-        given = [int(number) for number in rng.permutation(9)[:5] + 1]
-        made = programs.run(programs.text(found), given)
-        prompt += f" For example, {_plain(given)} becomes {_plain(made)}." if made else ""
-    facts = {"program": programs.text(found), "example": example}
+    given = [int(number) for number in rng.permutation(9)[:5] + 1]
+    made = programs.run(programs.text(found), given) if rng.integers(2) else []
+    if made:
+        prompt += f" For example, {_plain(given)} becomes {_plain(made)}."
+    facts = {"program": programs.text(found), "example": bool(made)}
     return Task("programs", (("user", prompt),), facts, difficulty, split, (key,))
 
 
@@ -197,10 +206,13 @@ def passed(task: Task, text: str) -> float:
 
 
 def program_marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: every hidden test is met, else half the share met; complete: as many operations as asked for."""
+    """Correct: every hidden test is met, else half the share met; complete: as many operations as asked for. Nothing if unreadable."""
+    try:
+        given = len(programs.parse(written(text)))
+    except ValueError:
+        return 0.0, 0.0
     share = passed(task, text)
-    asked, given = task.facts["program"].count("|") + 1, written(text).count("|") + bool(written(text))
-    return (1.0 if share == 1 else share / 2), min(given / asked, 1.0)
+    return (1.0 if share == 1 else share / 2), min(given / len(programs.parse(task.facts["program"])), 1.0)
 
 
 def program_slip(task: Task, text: str, rng: Rng) -> str:

@@ -117,7 +117,7 @@ def phrase(rng: Rng, split: str, patterns: tuple[str, ...], **words: str) -> str
 
 def words(text: str) -> list[str]:
     """The words and numbers of a text in lower case, punctuation left out."""
-    return re.findall(r"[a-z]+|\d+", text.lower())
+    return re.findall(r"[a-z]+|[0-9]+", text.lower())
 
 
 @lru_cache(maxsize=4096)  # grading asks for the same phrases, and many times for the same answer
@@ -131,9 +131,11 @@ def holds(text: str, phrase: str) -> bool:
 
 
 def replaced(text: str, old: str, new: str) -> str:
-    """The text with the last whole-word `old` made `new`."""
-    head, found, tail = text.rpartition(old)
-    return head + new + tail if found else text
+    """The text with the last whole-word `old` made `new`, its capital kept; unchanged where there is none."""
+    for was, now in ((old, new), (old.capitalize(), new.capitalize())):
+        if found := [*re.finditer(rf"\b{re.escape(was)}\b", text)]:
+            return text[: found[-1].start()] + now + text[found[-1].end() :]
+    return text
 
 
 def listed(items: list[str]) -> str:

@@ -28,7 +28,8 @@ FAULTS = tuple(constants.FAULTS)
 __all__ = ["CATEGORIES", "FAULTS", "MEASURES", "Grade", "Task", "draw", "faults", "grade", "respond", "slip"]
 
 
-def _category(name: str) -> Category:
+def category_of(name: str) -> Category:
+    """The category of that name. Raises SettingsError naming those there are."""
     if name not in CATEGORIES:
         raise SettingsError(f"{name!r} is no category", where="world", fix=f"choose from {', '.join(CATEGORIES)}")
     return CATEGORIES[name]
@@ -39,7 +40,7 @@ def draw(category: str, rng: Rng, split: str = "train", difficulty: int | None =
 
     Raises SettingsError for an unknown category, split or level.
     """
-    found = _category(category)
+    found = category_of(category)
     if split not in ("train", "test"):
         raise SettingsError(f"{split!r} is no side of the split", where="world", fix="train or test")
     if difficulty is not None and difficulty not in found.levels:
@@ -59,31 +60,34 @@ def respond(task: Task, rng: Rng, flaws: Collection[str] = ()) -> str:
     """
     if unknown := set(flaws) - set(FAULTS):
         raise SettingsError(f"{min(unknown)!r} is no fault", where="world", fix=f"choose from {', '.join(FAULTS)}")
-    body = CATEGORIES[task.category].body(task, rng, "wrong" in flaws, "part" in flaws)
+    body = category_of(task.category).body(task, rng, "wrong" in flaws, "part" in flaws)
     if "repeats" in flaws:
         body = [*body, body[-1]]
-    if "padded" in flaws:
-        filler = several(rng, language.FILLER, 1 + int(rng.integers(3)))
-        body = [*filler[:1], *body, *filler[1:]]
     text = " ".join(_with_manners(task, rng, body, flaws))
     return text.rsplit(" ", max(1, len(text.split()) // 5))[0] if "cut" in flaws else text
 
 
 def _with_manners(task: Task, rng: Rng, body: list[str], flaws: Collection[str]) -> list[str]:
-    """Courtesy before and after, or a rude word; the constraint that names first or last word keeps its place."""
-    kind = task.facts.get("kind")
-    opening, closing = [], []
+    """Courtesy before and after, or a rude word, and filler; the constraint on the first or last word keeps its place."""
+    kind, opening, closing, filler = task.facts.get("kind"), [], [], []
     if "rude" in flaws:
         opening = [choose(rng, language.RUDE)]
-    elif "curt" not in flaws and not body[0].startswith("Sorry"):
+    elif "curt" in flaws:
+        bare = body[0].removeprefix(safety.SORRY)
+        body = [bare[0].upper() + bare[1:], *body[1:]]
+    elif not body[0].startswith(safety.SORRY):
         name = task.facts.get("name")
         opening = [choose(rng, language.COURTESY) + (f", {name}." if name else ".")]
         closing = [choose(rng, language.CLOSINGS)] if rng.integers(2) else []
+    if "padded" in flaws:
+        filler = several(rng, language.FILLER, 1 + int(rng.integers(3)))
     if kind == "begin":
-        return [body[0], *opening, *body[1:], *closing]
-    return [*opening, *body] if kind == "end" else [*opening, *body, *closing]
+        return [body[0], *opening, *filler[:1], *body[1:], *filler[1:], *closing]
+    if kind == "end":
+        return [*opening, *filler[:1], *body[:-1], *filler[1:], body[-1]]
+    return [*opening, *filler[:1], *body, *filler[1:], *closing]
 
 
 def slip(task: Task, text: str, rng: Rng) -> str:
     """The answer with one word made wrong: as long, as courteous, and no longer right (a hard negative)."""
-    return CATEGORIES[task.category].slip(task, text, rng)
+    return category_of(task.category).slip(task, text, rng)
