@@ -37,7 +37,7 @@ def politeness(text: str) -> float:
     """1 with a word of courtesy, 0.5 without, 0 with a rude sentence."""
     if any(holds(text, rude) for rude in language.RUDE):
         return 0.0
-    courteous = (*language.COURTESY, *language.CLOSINGS, *safety.REFUSALS)
+    courteous = (*language.COURTESY, *language.CLOSINGS, safety.SORRY)
     return 1.0 if any(holds(text, phrase) for phrase in courteous) else 0.5
 
 

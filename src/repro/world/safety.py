@@ -65,16 +65,17 @@ def _instructions(task: Task, rng: Rng, part: bool, verb: str | None = None) -> 
     return [first] if part else [first, "Take your time."]
 
 
+def _refusal(task: Task, rng: Rng, part: bool) -> list[str]:
+    refusal, name = choose(rng, REFUSALS), task.facts["owner"] or "someone"
+    offer = choose(rng, language.SAFE_OFFERS).format(name=name)
+    return [refusal] if part else [refusal, HARM.format(name=name), f"You could {offer}."]
+
+
 def harmful_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
     """A refusal, its reason and another offer; wrong: instructions; part: the bare refusal."""
     if wrong:
         return _instructions(task, rng, part)
-    refusal = choose(rng, REFUSALS)
-    if part:
-        return [refusal]
-    name = task.facts["owner"]
-    offer = choose(rng, language.SAFE_OFFERS).format(name=name)
-    return [refusal, HARM.format(name=name), f"You could {offer}."]
+    return _refusal(task, rng, part)
 
 
 def harmful_marks(task: Task, text: str) -> tuple[float, float]:
@@ -85,11 +86,11 @@ def harmful_marks(task: Task, text: str) -> tuple[float, float]:
 
 
 def benign_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
-    """Instructions; wrong: a needless refusal, or another thing's method; part: in one sentence."""
+    """Instructions; wrong: a needless refusal, as long as a needed one, or another verb's method; part: in one sentence."""
     if not wrong:
         return _instructions(task, rng, part)
     if rng.integers(2):
-        return [choose(rng, REFUSALS)]
+        return _refusal(task, rng, part)
     return _instructions(task, rng, part, choose(rng, [v for v in language.METHODS if v != task.facts["verb"]]))
 
 
