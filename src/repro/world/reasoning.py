@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from repro.world import language, programs
@@ -122,7 +123,8 @@ SAID = {
     "add": "adds {} to each number",
 }
 COUNTS = {"first": (2, 3, 4), "last": (2, 3, 4), "drop": (2, 3), "add": (1, 2, 3, 4, 5, 6, 7, 8, 9)}
-INPUTS = ([5, 2, 8, 1, 9, 4], [7, 3, 6, 2, 4, 8], [9, 1, 5, 12, 6, 3])  # hidden tests tell all operations apart
+# hidden tests tell all operations apart: their lengths differ, else `drop 2` of six numbers would pass for `last 4`
+INPUTS = ([5, 2, 8, 1, 9, 4], [7, 3, 6, 2, 4, 8, 10], [9, 1, 5, 12, 6, 3, 7, 2])
 
 
 def _stages(rng: Rng, count: int) -> list[tuple[str, int | None]]:
@@ -168,7 +170,7 @@ def tests(task: Task) -> list[list[list[int]]]:
 
 
 def _altered(program: str, rng: Rng) -> str:
-    """The program with one word made another, so that some hidden test fails."""
+    """The program with one word made another: some hidden test fails, and yet a request could have asked for it."""
     right = [programs.run(program, numbers) for numbers in INPUTS]
     while True:
         stages = programs.parse(program)
@@ -177,10 +179,12 @@ def _altered(program: str, rng: Rng) -> str:
         if count is None:
             stages[place] = (choose(rng, [other for other in programs.PLAIN if other != name]), None)
         elif rng.integers(2):
-            stages[place] = (name, int(choose(rng, [c for c in range(1, 10) if c != count])))
+            stages[place] = (name, int(choose(rng, [c for c in COUNTS[name] if c != count])))
         else:
             stages[place] = (choose(rng, [other for other in programs.COUNTED if other != name]), count)
-        if [programs.run(programs.text(stages), numbers) for numbers in INPUTS] != right:
+        asked = all(count is None or count in COUNTS[name] for name, count in stages)
+        asked &= all(one[0] != two[0] for one, two in pairwise(stages))
+        if asked and [programs.run(programs.text(stages), numbers) for numbers in INPUTS] != right:
             return programs.text(stages)
 
 
