@@ -8,6 +8,7 @@ mmlu (one hop), arc (two), truthfulqa (premises): {"question": ..., "choices": [
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from repro.world import knowledge, language, reasoning, tasks
 from repro.world.benchmarks import Draw, Row, collect
 from repro.world.task import TEST, TRAIN, Rng, Task, choose, several
 
-Source = Callable[[int, Rng, str], Row | None]  # a row for a place and a side of the split, or None for another try
+Source = Callable[..., Row | None]  # a row for (place, rng, split), or None for another try
 
 
 def _number_row(place: int, rng: Rng, split: str) -> Row:
@@ -58,24 +59,12 @@ def choices_of(task: Task, rng: Rng) -> list[str]:
     return [said.format(creature=creature, food=way, value=end) for way, end in ways]
 
 
-def _choice_rows(category: str, level: int) -> Source:
-    """Draws of rows whose right answer takes each place, and is the longest, a quarter of the time."""
-    lead = 0.0
-
-    def draw(place: int, rng: Rng, split: str) -> Row | None:
-        nonlocal lead
-        task = tasks.draw(category, rng, split, level)
-        right, *wrong = choices_of(task, rng)
-        choices = several(rng, wrong, 3)
-        choices.insert(place % 4, right)
-        row = {"question": task.turns[0][1], "choices": choices, "answer": place % 4, "subject": task.facts["relation"]}
-        after = lead + _longest(row) - 1 / 4
-        if abs(after) > max(1, abs(lead)):
-            return None
-        lead = after
-        return row
-
-    return draw
+def _choice_row(place: int, rng: Rng, split: str, category: str, level: int) -> Row:
+    task = tasks.draw(category, rng, split, level)
+    right, *wrong = choices_of(task, rng)
+    choices = several(rng, wrong, 3)
+    choices.insert(place % 4, right)  # each place holds the right answer equally often
+    return {"question": task.turns[0][1], "choices": choices, "answer": place % 4, "subject": task.facts["relation"]}
 
 
 def _longest(row: Row) -> float:
@@ -92,11 +81,11 @@ def academic(count: int, seed: int, split: str = TEST) -> dict[str, list[Row]]:
     """
     sources: dict[str, Source] = {
         "gsm8k": _number_row,
-        "mmlu": _choice_rows("facts", 1),
-        "humaneval": lambda place, rng, side: _program_row(place, rng, side, example=False),
-        "truthfulqa": _choice_rows("premises", 1),
-        "arc": _choice_rows("facts", 2),
-        "mbpp": lambda place, rng, side: _program_row(place, rng, side, example=True),
+        "mmlu": partial(_choice_row, category="facts", level=1),
+        "humaneval": partial(_program_row, example=False),
+        "truthfulqa": partial(_choice_row, category="premises", level=1),
+        "arc": partial(_choice_row, category="facts", level=2),
+        "mbpp": partial(_program_row, example=True),
     }
 
     def keyed(source: Source) -> Draw:
@@ -106,7 +95,10 @@ def academic(count: int, seed: int, split: str = TEST) -> dict[str, list[Row]]:
 
         return draw
 
-    return {name: collect(keyed(source), count, (seed, i)) for i, (name, source) in enumerate(sources.items())}
+    def lean(row: Row) -> float:  # the longest choice is right once in four
+        return 3 * (_longest(row) - 1 / 4) if "choices" in row else 0.0
+
+    return {name: collect(keyed(source), count, (seed, i), lean) for i, (name, source) in enumerate(sources.items())}
 
 
 def write_academic(folder: Path, count: int, examples: int, seed: int) -> None:

@@ -16,19 +16,30 @@ from repro.world.task import TEST, Rng, Task, choose, several
 
 Row = dict[str, Any]
 TRIES = 400  # draws for each item kept, before a benchmark is said to be too large for its world
+LEAD = (
+    9  # in squared pairs: three more with more sentences on one side, or one more that is longer, which counts double
+)
 
 
 Draw = Callable[[int, Rng], tuple[Any, Any] | None]  # (key, item) for a place in the set, or None for another try
 
 
-def collect(draw: Draw, count: int, seed: Sequence[int]) -> list[Any]:
-    """`count` items of different keys, the same for the same seed. Raises DataError if they cannot be found."""
-    rng, found = np.random.default_rng(list(seed)), {}
+def collect(draw: Draw, count: int, seed: Sequence[int], lean: Callable[[Any], Any] = lambda item: 0.0) -> list[Any]:
+    """`count` items of different keys, the same for the same seed, that together lean to no side.
+
+    lean(item): number or array that is to sum to about 0; an item that takes the sum's square further above LEAD is
+    passed over. Raises DataError if too few are found.
+    """
+    rng, found, lead = np.random.default_rng(list(seed)), {}, np.zeros(1)
     for _ in range(TRIES * count + 1):
         if len(found) >= count:
             return list(found.values())
-        if drawn := draw(len(found), rng):
-            found.setdefault(*drawn)
+        key, item = draw(len(found), rng) or (None, None)
+        if item is None or key in found:
+            continue
+        after = lead + lean(item)
+        if (after**2).sum() <= max(LEAD, (lead**2).sum()):
+            found[key], lead = item, after
     raise DataError(f"only {len(found)} of {count} different items found", where="benchmarks", fix="ask for fewer")
 
 
@@ -106,31 +117,26 @@ SECTIONS: dict[str, dict[str, Subset]] = {
     },
 }
 STYLE = (len, lambda text: len(sentences(text)), politeness, padding)  # what must not tell the better answer
-WEIGHTS = np.array([4, 1, 1, 1])  # of the squared leads: length counts most
-LEAD = 9  # so at most one pair more is longer on the chosen than on the rejected side, and three have more sentences
+
+
+def _lean(row: Row) -> np.ndarray:
+    """Which side has more of each style, 1 the chosen, -1 the rejected; in Chat style is part of what is asked."""
+    signs = np.sign([feature(row["chosen"]) - feature(row["rejected"]) for feature in STYLE])
+    return signs * [2, *[row["section"] != "Chat"] * (len(STYLE) - 1)]
 
 
 def _draw_pair(section: str, subset: str) -> Draw:
-    """Draws of one subset that keep it balanced: a pair is passed over if it lets one side's style lead too far."""
-    source, lead = SECTIONS[section][subset], np.zeros(len(STYLE))
-    weights = WEIGHTS * [1, *[section != "Chat"] * (len(STYLE) - 1)]  # in Chat the style is part of what is asked
+    source = SECTIONS[section][subset]
 
     def draw(place: int, rng: Rng) -> tuple[Any, Row] | None:
-        nonlocal lead
         task = tasks.draw(source.category, rng, TEST, source.difficulty)
-        if any(task.facts[name] != value for name, value in source.facts.items()) or task.turns in seen:
+        if any(task.facts[name] != value for name, value in source.facts.items()):
             return None
         chosen, rejected = source.pair(task, rng)
         gold = [tasks.grade(task, text).gold for text in (chosen, rejected)]
-        after = lead + [np.sign(feature(chosen) - feature(rejected)) for feature in STYLE]
-        if gold[0] <= gold[1] or weights @ after**2 > max(LEAD, weights @ lead**2):
-            return None
-        lead = after
-        seen.add(task.turns)
         row = {"section": section, "subset": subset, "prompt": task.turns, "chosen": chosen, "rejected": rejected}
-        return task.turns, row | {"extras": {"task": task.row(), "gold": gold}}
+        return (task.turns, row | {"extras": {"task": task.row(), "gold": gold}}) if gold[0] > gold[1] else None
 
-    seen: set = set()
     return draw
 
 
@@ -141,7 +147,7 @@ def rewardbench(items_per_subset: int, seed: int) -> list[Row]:
     constraints differ in one word. Raises DataError if the world has too few prompts for so many items.
     """
     places = [(section, subset) for section, subsets in SECTIONS.items() for subset in subsets]
-    made = [collect(_draw_pair(*place), items_per_subset, (seed, i)) for i, place in enumerate(places)]
+    made = [collect(_draw_pair(*place), items_per_subset, (seed, i), _lean) for i, place in enumerate(places)]
     return [row for rows in made for row in rows]
 
 

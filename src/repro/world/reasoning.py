@@ -127,6 +127,9 @@ COUNTS = {"first": (2, 3, 4), "last": (2, 3, 4), "drop": (2, 3), "add": (1, 2, 3
 INPUTS = ([5, 2, 8, 1, 9, 4], [7, 3, 6, 2, 4, 8, 10], [9, 1, 5, 12, 6, 3, 7, 2])
 
 
+PROGRAM_ASKS = ("Write a program that", "I want code that", "{name} needs a program that")
+
+
 def _stages(rng: Rng, count: int) -> list[tuple[str, int | None]]:
     names = [choose(rng, SAID)]
     while len(names) < count:
@@ -146,18 +149,21 @@ def draw_program(rng: Rng, split: str, difficulty: int) -> Task:
     found, key = on_side(split, stages)
     said = [SAID[name].format(count) for name, count in found]
     if difficulty == 3:
-        patterns = ("Write a program that {c}, but only after it {a} and {b}.",)
+        order = "{c}, but only after it {a} and {b}."
     elif difficulty == 2:
-        patterns = ("Write a program that {a}, then {b}, and then {c}.", "I want code that {a}, {b} and {c}.")
+        order = "{a}, then {b}, and then {c}."
     else:
-        patterns = ("Write a program that {a} and then {b}.", "I want code that {a} and {b}.")
-    prompt = phrase(rng, split, patterns, **dict(zip("abc", said, strict=False)))
+        order = "{a} and then {b}."
+    name, name_key = person(rng, split)
+    asks = tuple(f"{opening} {order}" for opening in PROGRAM_ASKS)
+    prompt = phrase(rng, split, asks, name=name, **dict(zip("abc", said, strict=False)))
     given = [int(number) for number in rng.permutation(9)[:5] + 1]
     made = programs.run(programs.text(found), given) if rng.integers(2) else []
     if made:
         prompt += f" For example, {_plain(given)} becomes {_plain(made)}."
-    facts = {"program": programs.text(found), "example": bool(made)}
-    return Task("programs", (("user", prompt),), facts, difficulty, split, (key,))
+    facts = {"name": name if name in prompt else None, "program": programs.text(found), "example": bool(made)}
+    keys = (name_key, key) if name in prompt else (key,)
+    return Task("programs", (("user", prompt),), facts, difficulty, split, keys)
 
 
 def _plain(numbers: list[int]) -> str:
