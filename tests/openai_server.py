@@ -128,7 +128,12 @@ class Handler(BaseHTTPRequestHandler):
                 {"Retry-After": rest if status in ("429", "503") else ""},
             )
         sent = {"malformed": b'{"choices": [{', "no choices": b'{"error": "busy"}', "empty choices": b'{"choices": []}'}
-        sent |= {"null": b"null", "deep": b"[" * 100_000, "not utf-8": b"\xff\xfe{}", "endless": b" " * (9 * 2**20)}
+        sent |= {
+            "null": b"null",
+            "deep": b"[" * 100_000,
+            "not utf-8": b"\xff\xfe{}",
+            "endless": json.dumps(completion("")).encode() + b" " * (9 * 2**20),
+        }
         body = sent.get(fault) or json.dumps(server.reply(request)).encode()
         return self.send(200, body, {}, cut=len(body) // 2 if fault == "cut" else None)
 

@@ -89,7 +89,8 @@ def test_letters_count_with_and_without_a_space_and_nothing_else(serve, tmp_path
         return completion("A", logprobs={"content": [{"top_logprobs": top}]})
 
     judge = judge_of(serve(reply), tmp_path, way="logprobs")
-    np.testing.assert_allclose(judge.compare([ASK] * 2, ["x", "neither"], ["y", "z"]), [0.5, np.nan], rtol=1e-12)
+    found = judge.orders([ASK] * 2, ["x", "neither"], ["y", "z"])
+    np.testing.assert_allclose(found, [[0.5, 0.5], [np.nan, np.nan]], rtol=1e-12)
 
 
 def test_a_server_without_log_probabilities_is_an_error_at_once(serve, tmp_path):
