@@ -21,7 +21,8 @@ from repro.data.alpaca_eval import Weights
 PERCENT = 100.0
 GAMED_WEIGHT = 0.2  # of all gamed baselines together; real rows have weight 1
 FOLDS = 5
-NEWTON_STEPS = 30
+NEWTON_STEPS = 60
+HALVINGS = 20
 SMOOTH = 0.01  # |w| becomes sqrt(w^2 + SMOOTH^2) in the bootstrap's refits, so that Newton's method applies
 
 
@@ -214,8 +215,18 @@ def fit_length_controlled(
     return LengthControlled(result.win_rate, result.standard_error, result.weights, float(model.C_))
 
 
+def _objective(rows: _Rows, weights: np.ndarray, inverse_penalty: float, solution: np.ndarray) -> np.ndarray:
+    """What the refit makes small, for each draw: the smoothed |w|_1 + C sum of weight x soft log loss."""
+    margin = solution @ rows.features.T
+    loss = (weights * (np.logaddexp(0, margin) - rows.labels * margin)).sum(axis=1)
+    return np.sqrt(solution**2 + SMOOTH**2).sum(axis=1) + inverse_penalty * loss
+
+
 def _refit(rows: _Rows, weights: np.ndarray, inverse_penalty: float, start: Weights) -> np.ndarray:
-    """The same regression at a fixed penalty by Newton's method, for many row weights at once: (draws, 3)."""
+    """The same regression at a fixed penalty by Newton's method, for many row weights at once: (draws, 3).
+
+    A step that climbs is halved: a whole one can jump to and fro over the kink of |w| for ever.
+    """
     features, outer = rows.features, np.einsum("ri,rj->rij", rows.features, rows.features).reshape(-1, 9)
     solution = np.tile(np.array(astuple(start)), (len(weights), 1))
     for _ in range(NEWTON_STEPS):
@@ -225,6 +236,12 @@ def _refit(rows: _Rows, weights: np.ndarray, inverse_penalty: float, start: Weig
         curvature = inverse_penalty * ((weights * predicted * (1 - predicted)) @ outer).reshape(-1, 3, 3)
         curvature[:, range(3), range(3)] += SMOOTH**2 / size**3
         step = np.linalg.solve(curvature, slope[:, :, None])[:, :, 0]
+        now = _objective(rows, weights, inverse_penalty, solution)
+        for _ in range(HALVINGS):
+            climbs = _objective(rows, weights, inverse_penalty, solution - step) > now + 1e-10 * np.abs(now)
+            step[climbs] /= 2
+            if not climbs.any():
+                break
         solution -= step
         if np.abs(step).max() < 1e-8:
             return solution
