@@ -14,7 +14,7 @@ SHELL := /bin/sh
 .PHONY: help install reproduce test lab book bench clean
 
 help:  ## this list
-	@printf 'make TARGET [TIER=smoke|laptop|gpu|paper] [SEEDS=0-2] [JOBS=auto] [ONLY=p1] [EXTRAS=dev,eval,gpu] [PYTHON=python3]\n\n'
+	@printf 'make TARGET [TIER=smoke|laptop|gpu|paper] [SEEDS=0-2] [JOBS=auto] [ONLY=p1] [EXTRAS=dev,gpu] [PYTHON=python3]\n\n'
 	@sed -n 's/^\([a-z]*\):[^#]*## */\1|/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
 
 install:  ## create .venv and install the pinned packages; instant when nothing changed

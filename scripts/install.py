@@ -1,7 +1,7 @@
 """Makes `.venv` and installs the project into it: pinned, torch first, and only when something changed.
 
 Standard library only, and readable by old Pythons, so that they can say which Python is needed.
-`python3 scripts/install.py --extras dev,eval`; a second run with nothing changed takes a fraction of a second.
+`python3 scripts/install.py --extras dev,gpu`; a second run with nothing changed takes a fraction of a second.
 A killed run is taken up again: finished packages stay, half-written ones are removed, downloads are in pip's cache.
 """
 
@@ -75,7 +75,7 @@ def has_gpu() -> bool:
 
 
 def parse_extras(text: str) -> list[str]:
-    """`dev, eval` as a sorted list; raises InstallError for an extra that pyproject.toml does not have."""
+    """`dev, gpu` as a sorted list; raises InstallError for an extra that pyproject.toml does not have."""
     names = sorted({name for name in re.split(r"[,\s]+", text) if name})
     section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[project.optional-dependencies]")[1]
     known = re.findall(r"^([a-z]+) = \[", section.split("\n[")[0], flags=re.MULTILINE)

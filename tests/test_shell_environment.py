@@ -57,8 +57,8 @@ def test_the_set_that_serves_cpu_gpu_and_vllm_together():
 
 
 def test_extras_licence_and_command_are_as_promised():
-    assert set(EXTRAS) == {"gpu", "eval", "dev"}
-    assert EXTRAS["gpu"] == ["vllm==0.31.0"] and EXTRAS["eval"] == ["lm-eval==0.4.13"]
+    assert set(EXTRAS) == {"gpu", "dev"}
+    assert EXTRAS["gpu"] == ["vllm==0.31.0"]
     assert {Requirement(line).name for line in EXTRAS["dev"]} == {"pytest", "nbval", "playwright", "hypothesis", "ruff"}
     assert PROJECT["scripts"] == {"repro": "repro.cli:main"}
     assert PROJECT["license"] == "Apache-2.0" and PROJECT["requires-python"] == ">=3.11"

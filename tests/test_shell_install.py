@@ -94,12 +94,12 @@ def test_nothing_runs_again_until_a_pin_an_extra_or_the_place_changes(checkout):
     environment.commands.clear()
     installer.install(["dev"], environment)
     assert environment.commands == []
-    installer.install(["dev", "eval"], environment)
-    assert environment.commands[-1].endswith(".[dev,eval]")
+    installer.install(["dev", "gpu"], environment)
+    assert environment.commands[-1].endswith(".[dev,gpu]")
     with open(checkout / "constraints.txt", "a") as file:
         file.write("zzz==1\n")
     environment.commands.clear()
-    installer.install(["dev", "eval"], environment)
+    installer.install(["dev", "gpu"], environment)
     assert environment.commands != []
 
 
@@ -170,9 +170,9 @@ def test_a_full_disk_and_a_read_only_folder_are_said_before_any_download(checkou
 
 
 def test_extras_are_sorted_and_an_unknown_one_is_named():
-    assert installer.parse_extras("eval, dev dev") == ["dev", "eval"]
+    assert installer.parse_extras("gpu, dev dev") == ["dev", "gpu"]
     assert installer.parse_extras("") == []
-    with pytest.raises(installer.InstallError, match="known: gpu, eval, dev"):
+    with pytest.raises(installer.InstallError, match="known: gpu, dev"):
         installer.parse_extras("dev,gpus; echo hello")
 
 
