@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from repro.core.errors import DataError
-from repro.models.scoring import kept_of_prompt, score, score_padded, score_tokens
+from repro.models.scoring import kept_of_prompt, score, score_padded, score_texts, score_tokens
 
 PAD, BOS, EOS = 0, 1, 2
 VOCABULARY, LIMIT = 96, 64
@@ -221,6 +221,18 @@ def test_texts_score_as_whole_texts(model, tokenizer, side):
     for prompt, texts, rewards in zip(prompts, answers, scores.rewards, strict=True):
         _same(rewards, _alone(model, [], [tokenizer(prompt + text)["input_ids"] for text in texts]))
     assert scores.truncated == 0
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 60, 8192])
+def test_many_texts_score_as_each_alone(model, tokenizer, tokens_per_batch):
+    """Order, batch and companions change nothing; a text over the limit keeps its end."""
+    texts = ["what is two? it is four.", "it is", "what is it? it is two and two, it is four and it is two", "four"]
+    found = score_texts(model, tokenizer, texts, limit=10, tokens_per_batch=tokens_per_batch)
+    rows = [tokenizer(text)["input_ids"] for text in texts]
+    assert max(map(len, rows)) > 10
+    _same(found, torch.cat([_alone(model, [], [row[-10:]]) for row in rows]))
+    with pytest.raises(DataError, match="text 1"):
+        score_texts(model, tokenizer, ["it is", ""], add_special_tokens=False)
 
 
 def test_an_empty_text_is_named_even_where_merges_shorten_the_prefix(model, tokenizer):

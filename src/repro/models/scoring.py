@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from repro.core.errors import DataError
+from repro.core.progress import progress
 
 Tokens = Sequence[int] | Tensor
 
@@ -113,6 +114,37 @@ def score_padded(
             batch = whole[start : start + batch_size]
             rewards[start : start + batch_size] = _padded(decoder, head, batch, padding_side).to(rewards)
     return _finite(rewards, prompt_index)
+
+
+def score_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    limit: int | None = None,
+    tokens_per_batch: int = 8192,
+    add_special_tokens: bool = True,
+) -> Tensor:
+    """Rewards (texts,) of whole rendered conversations, those of like length together: for prompts with one or two answers.
+
+    Texts over the limit lose their first tokens, as in `score_tokens`. tokens_per_batch changes memory and speed, not
+    rewards. Raises DataError if a text has no token, a reward is not finite, or the model has no scalar head.
+    """
+    limit = _limit(model, limit, tokenizer)
+    rows = tokenizer(list(texts), add_special_tokens=add_special_tokens, truncation=False)["input_ids"]
+    if empty := [index for index, row in enumerate(rows) if not row]:
+        raise DataError("empty", where=f"text {empty[0]}", fix="drop the conversation before scoring")
+    whole = [torch.tensor(row[-limit:], device=model.device) for row in rows]
+    rewards = torch.full((len(whole),), torch.nan, dtype=torch.promote_types(model.dtype, torch.float32))
+    ordered, batches = sorted(range(len(whole)), key=lambda index: len(whole[index]), reverse=True), []
+    while ordered:
+        count = max(1, tokens_per_batch // len(whole[ordered[0]]))
+        batches.append(ordered[:count])
+        del ordered[:count]
+    with _scoring(model) as (decoder, head):
+        for batch in progress(batches, label="scoring"):
+            rewards[batch] = _padded(decoder, head, [whole[index] for index in batch], "right").to(rewards)
+    return _finite(rewards, 0)
 
 
 def kept_of_prompt(prompt_length: int, answer_lengths: Sequence[int], limit: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The Bradley-Terry training loop: whatever scores pairs, AdamW, a cosine with warm-up, and a record of every step."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 
 from repro.core.errors import DataError
+from repro.core.progress import progress
 from repro.core.settings import Section
 from repro.objectives.bradley_terry import bradley_terry_loss
 
@@ -53,7 +54,7 @@ def train_bradley_terry(
         optimiser, schedule = _optimiser(module, len(training), settings)
         for epoch in range(settings.epochs):
             module.train()
-            for batch in _epoch(training, settings.batch_size):
+            for batch in progress(_epoch(training, settings.batch_size), label=f"epoch {epoch + 1} of {settings.epochs}"):
                 _step(module, scores, batch, optimiser, settings, history, l2)
                 schedule.step()
             if len(validation):
@@ -78,9 +79,9 @@ def _optimiser(
     return optimiser, get_cosine_schedule_with_warmup(optimiser, math.ceil(settings.warmup_ratio * steps), steps)
 
 
-def _epoch(places: Tensor, size: int) -> Iterator[Tensor]:
+def _epoch(places: Tensor, size: int) -> Sequence[Tensor]:
     """The places in a new order, in batches as even as can be: a last batch of three would be three pairs' noise."""
-    yield from places[torch.randperm(len(places))].tensor_split(math.ceil(len(places) / size))
+    return places[torch.randperm(len(places))].tensor_split(math.ceil(len(places) / size))
 
 
 def _step(

@@ -24,23 +24,27 @@ from repro.core.errors import SettingsError
 from repro.core.settings import Section
 from repro.data.schema import Pair, Turns
 from repro.models.features import stored
-from repro.models.load import find_model, load_model, load_tokenizer
-from repro.models.scoring import score
+from repro.models.load import find_model, load_model, load_tokenizer, threads
+from repro.models.scoring import score, score_texts
 from repro.train.loop import OPTIMISER_SETTINGS, History, PairScores, train_bradley_terry
 from repro.train.reward import conversation_text
 
 TOKEN_SETTINGS = ("model", "max_tokens", "precision", "device", "trainable", *OPTIMISER_SETTINGS)
 
 
-def finetuned_reward_model(pairs: Sequence[Pair], settings: Section, seed: int) -> Artifact:
+def finetuned_reward_model(
+    pairs: Sequence[Pair], settings: Section, seed: int, base: Artifact | None = None
+) -> Artifact:
     """A folder that `load_model(folder, task="reward")` and `load_tokenizer` read, trained on the pairs by p2.eq4.
 
-    settings: TOKEN_SETTINGS; `trainable` is "all" or the number of last layers that learn beside the head. Raises
+    base: the artifact to start from, in place of the model that `settings.model` names. settings: TOKEN_SETTINGS; `trainable` is "all" or the number of last layers that learn beside the head. Raises
     SettingsError for any other `trainable`, and as `load_model` and `train_bradley_terry` do.
     """
     rows = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
     inputs = {"pairs": stored("token_pairs", rows)}
-    if folder := find_model(settings.model):
+    if base is not None:
+        inputs["model"] = base
+    elif folder := find_model(settings.model):
         inputs["model"] = artifacts.external(folder)
     return artifacts.run(finetune, settings=settings.pick(*TOKEN_SETTINGS), inputs=inputs, seed=seed)
 
@@ -56,12 +60,25 @@ class TokenRewardModel:
     def history(self) -> History:
         return History(**json.loads((self.artifact / "history.json").read_text()))
 
+    def pool_rewards(self, prompts: Sequence[Turns], answers: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """The rewards of several answers to each prompt, from the artifacts if they were scored before: a row a prompt.
+
+        Raises as `score` does.
+        """
+        rows = [[list(map(list, turns)), list(texts)] for turns, texts in zip(prompts, answers, strict=True)]
+        inputs = {"model": self.artifact, "answers": stored("pool", rows)}
+        found = artifacts.run(rewards, settings=self.settings.pick("max_tokens", "device"), inputs=inputs)
+        return [np.array(row) for row in json.loads((found / "rewards.json").read_text())]
+
     def score(self, prompts: Sequence[Turns], answers: Sequence[str], encoded: object = None) -> np.ndarray:
         """Rewards (answers,) in float64 of each answer to the prompt in the same place; a prompt is read once.
 
         `encoded` is not used: it is where a head finds its features. Raises DataError as `models.scoring.score` does.
         """
         model, tokenizer = _loaded(str(self.artifact.path), self.settings.device)
+        if len(answers) < 4 * len(set(prompts)):  # too few share a prompt for its encoding to be worth a call
+            texts = [reward_text(tokenizer, *pair) for pair in zip(prompts, answers, strict=True)]
+            return score_texts(model, tokenizer, texts, limit=self.settings.max_tokens).double().numpy()
         rewards = np.empty(len(answers))
         for turns, places in _by_prompt(prompts).items():
             whole = [reward_text(tokenizer, turns, answers[place]) for place in places]
@@ -80,6 +97,16 @@ def _by_prompt(prompts: Sequence[Turns]) -> dict[Turns, list[int]]:
     return places
 
 
+def rewards(job: Job) -> None:
+    """Step: `model` and `answers` (rows of [turns, texts]) to rewards.json, one list a row."""
+    rows = [(tuple(map(tuple, turns)), texts) for turns, texts in json.loads(job.inputs["answers"].path.read_text())]
+    model = TokenRewardModel(job.inputs["model"], job.settings)
+    prompts, texts = [turns for turns, said in rows for _ in said], [text for _, said in rows for text in said]
+    with threads():
+        found = iter(model.score(prompts, texts).tolist())
+    (job.out / "rewards.json").write_text(json.dumps([[next(found) for _ in said] for _, said in rows]))
+
+
 @lru_cache(maxsize=1)
 def _loaded(folder: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The last model scored with stays in memory: a study scores many sets with one model before the next."""
@@ -89,9 +116,11 @@ def _loaded(folder: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokeni
 def finetune(job: Job) -> None:
     """Step: pairs of texts to a saved sequence classifier, its tokenizer and history.json."""
     rows, settings, seed = json.loads(job.inputs["pairs"].path.read_text()), job.settings, job.seed or 0
-    tokenizer = load_tokenizer(settings.model)
-    model = load_model(settings.model, task="reward", device=settings.device, seed=seed)
-    history = train_on_tokens(model, tokenizer, rows, settings, seed)
+    start = str(job.inputs["model"].path) if "model" in job.inputs else settings.model
+    tokenizer = load_tokenizer(start)
+    model = load_model(start, task="reward", device=settings.device, seed=seed)
+    with threads():
+        history = train_on_tokens(model, tokenizer, rows, settings, seed)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     (job.out / "history.json").write_text(json.dumps(asdict(history)))
