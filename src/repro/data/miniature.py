@@ -1,0 +1,59 @@
+"""The miniature world's data in the schema that every other set has: demonstrations, preference pairs, prompts with their tasks."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from repro.core import artifacts
+from repro.core.artifacts import Artifact, Job
+from repro.data.schema import Pair, Prompt
+from repro.world import sources
+from repro.world.annotators import Annotator
+from repro.world.task import Task
+
+NAME = "miniature world"
+CONVERSATIONS, TEXTS = "conversations.jsonl", "texts.json"
+LEXICON = 12_000  # demonstrations that name every word of the world at least once
+
+
+def demonstrations(count: int, *, clean: bool = False, seed: int = 0) -> Artifact:
+    """The SFT mix as conversations (p2.sft); clean: the stronger model's, without errors. Rows come in a stable order."""
+    return artifacts.run(write_demonstrations, settings={"count": count, "clean": clean}, seed=seed)
+
+
+def write_demonstrations(job: Job) -> None:
+    """Step: conversations.jsonl."""
+    with (job.out / CONVERSATIONS).open("w", encoding="utf-8") as stream:
+        for row in sources.demonstrations(job.settings.count, job.seed or 0, clean=job.settings.clean):
+            stream.write(json.dumps(row) + "\n")
+
+
+def lexicon() -> Artifact:
+    """Texts that hold every word of the world, for a vocabulary that all policies share."""
+    return artifacts.run(write_lexicon, settings={"count": LEXICON}, seed=0)
+
+
+def write_lexicon(job: Job) -> None:
+    """Step: texts.json, the texts of some demonstrations with and without faults."""
+    rows = [
+        row for clean in (False, True) for row in sources.demonstrations(job.settings.count, job.seed or 0, clean=clean)
+    ]
+    texts = sorted({message["content"] for row in rows for message in row["messages"]})
+    (job.out / TEXTS).write_text(json.dumps(texts))
+
+
+def as_pairs(rows: Iterable[Mapping[str, Any]]) -> list[Pair]:
+    """Preference rows of `world.sources` as pairs; the task and both gold rewards stay in `extras`."""
+    return [Pair(row["prompt"], row["chosen"], row["rejected"], row["source"], row["extras"]) for row in rows]
+
+
+def pairs(
+    names: str | Sequence[str], count: int, seed: int, split: str = "train", annotator: Annotator | None = None
+) -> list[Pair]:
+    """Cleaned pairs of a mixture ("mix1", "mix2" or source names), labelled anew by `annotator` if one is given."""
+    return as_pairs(sources.mixture(names, count, seed, split, annotator))
+
+
+def as_prompts(tasks: Iterable[Task]) -> list[Prompt]:
+    """Tasks as prompts, each with its task in `extras`, from which an answer can be graded."""
+    return [Prompt(task.turns, NAME, {"task": task.row()}) for task in tasks]
