@@ -56,30 +56,30 @@ class Chapter:
         """Another chapter's settings at the same tier, for what this one shares with it."""
         return self.resolved.section(name)
 
-    def about(self) -> None:
-        """Show what this tier shrinks: each parameter, the paper's value, the value here, and why."""
-        places = [(self.name, key) for key in self.settings if key not in self.resolved.sections["shared"]]
-        places += [("shared", key) for key in self.resolved.sections["shared"]]
-        paper = settings.load("paper")
-        why, chain = {}, self._tiers_below_paper()
-        for tier in chain:
+    def about(self, section: str | None = None) -> None:
+        """Show what this tier shrinks: each parameter, the paper's value, the value here, and why.
+
+        section: another section that the chapter works by, shown without the shared parameters.
+        Raises SettingsError if there is no such section.
+        """
+        shared, found = self.resolved.sections["shared"], self.section(section or self.name)
+        places = [(section or self.name, key) for key in found if key not in shared]
+        places += [] if section else [("shared", key) for key in shared]
+        paper, where, why = settings.load("paper"), settings.comments("paper"), {}
+        for tier in self._tiers_below_paper():
             why.update(settings.comments(tier))
-        where = settings.comments("paper")
         lines = []
-        for section, key in places:
-            line = tables.parameters(
-                {key: self.settings[key]},
-                paper.sections[section],
-                {key: why.get((section, key), "")},
-                {key: where.get((section, key), "")},
-            )
-            lines += line
-        caption = f"Parameters at tier {self.tier}, seeds {records.seeds_text(self.seeds)}"
-        self._show(
-            tables.grid(
-                ["parameter", "paper", "where", "here", "why"], lines, caption=caption, name=f"{self.name}.parameters"
-            )
-        )
+        for place, key in places:
+            comments = [{key: each.get((place, key), "")} for each in (why, where)]
+            lines += tables.parameters({key: found[key]}, paper.sections[place], *comments)
+        name = f"{self.name}.{section}.parameters" if section else f"{self.name}.parameters"
+        caption = f"Parameters{f' of {section}' if section else ''} at tier {self.tier}"
+        caption += f", seeds {records.seeds_text(self.seeds)}"
+        self.grid(["parameter", "paper", "where", "here", "why"], lines, caption, name)
+
+    def grid(self, header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, name: str) -> None:
+        """Show a captioned table of plain text under its label; nothing of it is recorded."""
+        self._show(tables.grid(header, [list(row) for row in rows], caption=caption, name=name))
 
     def _tiers_below_paper(self) -> list[str]:
         chain = settings.tiers()
@@ -133,7 +133,7 @@ class Chapter:
         lines = [
             [key, _plain(value), _plain(ours[key]) if key in ours else "not run here"] for key, value in shown.items()
         ]
-        self._show(tables.grid(["parameter", "published", "here"], lines, caption=caption, name=id))
+        self.grid(["parameter", "published", "here"], lines, caption, id)
 
     def scorecard(self, judgements: Sequence[ledger.Judgement]) -> None:
         """Show the claims that ran with rule, evidence and verdict, then those that did not with their rule."""
@@ -155,7 +155,7 @@ class Chapter:
             ]
             for row in rows
         ]
-        self._show(tables.grid(["id", "kind", "what", "met by"], lines, caption="Every inventory id", name="coverage"))
+        self.grid(["id", "kind", "what", "met by"], lines, "Every inventory id", "coverage")
 
     def tallies(self, sets: Mapping[str, Mapping[str, Any]], caption: str) -> None:
         """Show how many rows of each public set are used, and how many were set aside for which reason."""
@@ -163,7 +163,7 @@ class Chapter:
         for name, tally in sets.items():
             reasons = "; ".join(f"{count:,} {reason}" for reason, count in tally["set_aside"].items())
             lines.append([name, f"{tally['rows']:,}", f"{sum(tally['set_aside'].values()):,}", reasons])
-        self._show(tables.grid(["set", "kept", "set aside", "why"], lines, caption=caption, name=f"{self.name}.rows"))
+        self.grid(["set", "kept", "set aside", "why"], lines, caption, f"{self.name}.rows")
 
     def glue(self, **values: Any) -> None:
         """Make numbers of this page citable in its prose by {glue:text}; JupyterLab, which leaves that role as it is, shows a line."""
