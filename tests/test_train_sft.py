@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from repro.core.artifacts import external
 from repro.core.errors import DataError, SettingsError
 from repro.core.settings import Section
 from repro.models.features import stored
-from repro.models.load import load_model, load_tokenizer, threads
+from repro.models.load import load_model, load_tokenizer
 from repro.models.scratch import random_model, scratch, word_tokenizer
 from repro.train import sft as module
 from repro.train.sft import LONGER, SFT_SETTINGS, collate, encode, pack, sft
@@ -31,15 +30,14 @@ TEXTS = [text for turns in CHATS for _, text in turns]
 SETTINGS = {
     "sft_learning_rate": 1e-2, "sft_epochs": 1, "sft_batch_size": 4, "packing_block": 64, "blocks_per_forward": 4,
     "warmup_ratio": 0.03, "sft_weight_decay": 0.0, "max_gradient_norm": 1.0, "precision": "fp32",
-    "loss_on": "assistant", "device": "cpu", "gradient_checkpointing": False,
+    "loss_on": "assistant", "device": "cpu", "gradient_checkpointing": False, "sft_optimizer": "adamw_torch",
 }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def quiet_on_one_core(monkeypatch):
-    """Models this small lose more to a second thread than they gain, where the machine is busy."""
+def quiet(monkeypatch):
+    """No bars."""
     monkeypatch.setenv("REPRO_BATCH", "1")
-    monkeypatch.setattr(module, "threads", partial(threads, 1))
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +177,11 @@ class Killed(BaseException):
     """Stands for the kill; no `except Exception` may catch it."""
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch, base):
+@pytest.mark.parametrize("optimiser", ["adamw_torch", "muon"])
+def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch, base, optimiser):
     """Killed in the second epoch, with a half-written newer checkpoint beside the whole one: the same bytes in the end."""
-    whole = tuned(tmp_path / "whole", monkeypatch, base, sft_epochs=2)
+    asked = {"sft_epochs": 2, "sft_optimizer": optimiser}
+    whole = tuned(tmp_path / "whole", monkeypatch, base, **asked)
     steps = len(history(whole)["loss"])
     monkeypatch.setattr(module, "CHECKPOINT_STEPS", 3)
     original, done = module._Watch.on_log, []
@@ -194,11 +194,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch, base):
 
     monkeypatch.setattr(module._Watch, "on_log", killing)
     with pytest.raises(Killed):
-        tuned(tmp_path / "killed", monkeypatch, base, sft_epochs=2)
+        tuned(tmp_path / "killed", monkeypatch, base, **asked)
     [left] = (tmp_path / "killed").rglob("*.scratch")
     saved = max(int(path.name.split("-")[1]) for path in left.glob("checkpoint-*"))
     (left / f"checkpoint-{saved + 1}").mkdir()
-    resumed = tuned(tmp_path / "killed", monkeypatch, base, sft_epochs=2)
+    resumed = tuned(tmp_path / "killed", monkeypatch, base, **asked)
     assert done[steps // 2 + 1] == saved + 1 > steps / 3
     assert resumed.manifest["files"] == whole.manifest["files"]
     assert not list((tmp_path / "killed").rglob("*.pt"))

@@ -211,6 +211,15 @@ def _writing(folder: Path, error: OSError) -> ArtifactError:
     return ArtifactError(f"cannot be written: {error.strerror}", where=error.filename or folder, fix=fix)
 
 
+def _folder(parts: Mapping[str, Any]) -> Path:
+    return runs_folder() / "artifacts" / parts["step"] / _sha(parts)[:20]
+
+
+def known(step: Callable, *, settings: Mapping, inputs: Mapping | None = None, seed: int | None = None) -> bool:
+    """Whether `run` with the same arguments would find something there; it may still find it damaged."""
+    return _folder(identity(step, settings, inputs or {}, seed)).exists()
+
+
 def run(
     step: Callable[[Job], None],
     *,
@@ -225,7 +234,7 @@ def run(
     inputs = dict(inputs or {})
     settings = settings if isinstance(settings, Section) else Section(settings)
     parts = identity(step, settings, inputs, seed)
-    folder = runs_folder() / "artifacts" / parts["step"] / _sha(parts)[:20]
+    folder = _folder(parts)
     label = step.__name__ + (f" (seed {seed})" if seed is not None else "")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

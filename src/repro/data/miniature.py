@@ -13,18 +13,18 @@ from repro.world.task import Task
 
 NAME = "miniature world"
 CONVERSATIONS, TEXTS = "conversations.jsonl", "texts.json"
-LEXICON = 12_000  # demonstrations that name every word of the world at least once
+LEXICON = 8_000  # demonstrations that name every word of the world at least once
 
 
-def demonstrations(count: int, *, clean: bool = False, seed: int = 0) -> Artifact:
-    """The SFT mix as conversations (p2.sft); clean: the stronger model's, without errors. Rows come in a stable order."""
-    return artifacts.run(write_demonstrations, settings={"count": count, "clean": clean}, seed=seed)
+def demonstrations(count: int, *, style: str = "mixed", seed: int = 0) -> Artifact:
+    """Conversations of `world.sources.demonstrations`: mixed (the SFT mix, p2.sft), clean, or bare; more begin with the same."""
+    return artifacts.run(write_demonstrations, settings={"count": count, "style": style}, seed=seed)
 
 
 def write_demonstrations(job: Job) -> None:
     """Step: conversations.jsonl."""
     with (job.out / CONVERSATIONS).open("w", encoding="utf-8") as stream:
-        for row in sources.demonstrations(job.settings.count, job.seed or 0, clean=job.settings.clean):
+        for row in sources.demonstrations(job.settings.count, job.seed or 0, style=job.settings.style):
             stream.write(json.dumps(row) + "\n")
 
 
@@ -36,7 +36,7 @@ def lexicon() -> Artifact:
 def write_lexicon(job: Job) -> None:
     """Step: texts.json, the texts of some demonstrations with and without faults."""
     rows = [
-        row for clean in (False, True) for row in sources.demonstrations(job.settings.count, job.seed or 0, clean=clean)
+        row for style in sources.STYLES for row in sources.demonstrations(job.settings.count, job.seed or 0, style=style)
     ]
     texts = sorted({message["content"] for row in rows for message in row["messages"]})
     (job.out / TEXTS).write_text(json.dumps(texts))

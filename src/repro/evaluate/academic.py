@@ -34,7 +34,7 @@ from repro.core.progress import progress
 from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.data import reading
 from repro.data.schema import Malformed
-from repro.models.load import load_model, load_tokenizer, threads
+from repro.models.load import load_model, load_tokenizer, threads, threads_for
 from repro.world import programs, reasoning
 
 TASKS = Path(__file__).with_name("tasks")
@@ -42,9 +42,6 @@ WORLD = ("gsm8k", "mmlu", "humaneval", "truthfulqa", "arc", "mbpp")  # as p2.tab
 NEED_CODE = ("humaneval", "mbpp")  # on the hub their answers are Python
 REAL_FILTER = "flexible-extract"  # of gsm8k's two ways to find the number, the one that reads it as we do
 PART = 4  # batches between two moves of the bar
-SMALL = (
-    20_000_000  # parameters; below it, threads cost more than they bring, and on a busy machine a hundred times more
-)
 PERCENT = 100.0
 
 Rows = list[dict[str, Any]]
@@ -245,7 +242,7 @@ def outcomes(
     if unknown or not tasks or (limit is not None and limit < 1):
         what = f"shots for {', '.join(unknown)}" if unknown else f"tasks {list(tasks)}, limit {limit}"
         raise SettingsError(what, where="academic", fix="name at least one task, shots for those only, limit from 1")
-    with _quiet(), threads(1 if model.num_parameters() < SMALL else None):
+    with _quiet(), threads(threads_for(model)):
         manager = None if data else TaskManager()
         loaded = {}
         for name in tasks:

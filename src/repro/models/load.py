@@ -28,6 +28,7 @@ from repro.core.paths import HOW_TO_GET_MODELS, models_folder
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {"features": AutoModel, "language": AutoModelForCausalLM, "reward": AutoModelForSequenceClassification}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
+SMALL = 20_000_000  # parameters; below, threads wait for each other longer than they work
 NEW_HEADS = ("score.", "classifier.")  # a reward head is new when a base model is loaded, all else must be in the file
 
 
@@ -129,6 +130,11 @@ def _check_complete(name: str, task: str, layers: int | None, missing: set[str])
         raise SettingsError(f"the file has no {lacking[0]} for {layers} layers", where=name, fix=fix)
     fix = "save the whole model again, or name the right architecture in its config.json"
     raise DataError(f"{len(lacking)} weights are not in the file, first {lacking[0]}", where=name, fix=fix)
+
+
+def threads_for(model: PreTrainedModel) -> int | None:
+    """Threads that serve a model best: one for a small one, whose products are too small to share out, else all."""
+    return 1 if model.num_parameters() < SMALL else None
 
 
 @contextmanager

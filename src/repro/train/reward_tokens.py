@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import chain
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from repro.core.errors import SettingsError
 from repro.core.settings import Section
 from repro.data.schema import Pair, Turns
 from repro.models.features import stored
-from repro.models.load import find_model, load_model, load_tokenizer, threads
+from repro.models.load import find_model, load_model, load_tokenizer, threads, threads_for
 from repro.models.scoring import score, score_texts
 from repro.train.loop import OPTIMISER_SETTINGS, History, PairScores, train_bradley_terry
 from repro.train.reward import conversation_text
@@ -40,13 +41,18 @@ def finetuned_reward_model(
     base: the artifact to start from, in place of the model that `settings.model` names. settings: TOKEN_SETTINGS; `trainable` is "all" or the number of last layers that learn beside the head. Raises
     SettingsError for any other `trainable`, and as `load_model` and `train_bradley_terry` do.
     """
+    return artifacts.run(**finetuning(pairs, settings, seed, base))
+
+
+def finetuning(pairs: Sequence[Pair], settings: Section, seed: int, base: Artifact | None = None) -> dict[str, Any]:
+    """What `artifacts.run`, or `run_all` with others, needs for `finetuned_reward_model`."""
     rows = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
     inputs = {"pairs": stored("token_pairs", rows)}
     if base is not None:
         inputs["model"] = base
     elif folder := find_model(settings.model):
         inputs["model"] = artifacts.external(folder)
-    return artifacts.run(finetune, settings=settings.pick(*TOKEN_SETTINGS), inputs=inputs, seed=seed)
+    return {"step": finetune, "settings": settings.pick(*TOKEN_SETTINGS), "inputs": inputs, "seed": seed}
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,14 @@ class TokenRewardModel:
 
         Raises as `score` does.
         """
+        found = artifacts.run(**self.scoring(prompts, answers))
+        return [np.array(row) for row in json.loads((found / "rewards.json").read_text())]
+
+    def scoring(self, prompts: Sequence[Turns], answers: Sequence[Sequence[str]]) -> dict[str, Any]:
+        """What `artifacts.run`, or `run_all` with others, needs for `pool_rewards`."""
         rows = [[list(map(list, turns)), list(texts)] for turns, texts in zip(prompts, answers, strict=True)]
         inputs = {"model": self.artifact, "answers": stored("pool", rows)}
-        found = artifacts.run(rewards, settings=self.settings.pick("max_tokens", "device"), inputs=inputs)
-        return [np.array(row) for row in json.loads((found / "rewards.json").read_text())]
+        return {"step": rewards, "settings": self.settings.pick("max_tokens", "device"), "inputs": inputs}
 
     def score(self, prompts: Sequence[Turns], answers: Sequence[str], encoded: object = None) -> np.ndarray:
         """Rewards (answers,) in float64 of each answer to the prompt in the same place; a prompt is read once.
@@ -102,7 +112,7 @@ def rewards(job: Job) -> None:
     rows = [(tuple(map(tuple, turns)), texts) for turns, texts in json.loads(job.inputs["answers"].path.read_text())]
     model = TokenRewardModel(job.inputs["model"], job.settings)
     prompts, texts = [turns for turns, said in rows for _ in said], [text for _, said in rows for text in said]
-    with threads():
+    with threads(threads_for(_loaded(str(model.artifact.path), job.settings.device)[0])):
         found = iter(model.score(prompts, texts).tolist())
     (job.out / "rewards.json").write_text(json.dumps([[next(found) for _ in said] for _, said in rows]))
 
@@ -119,7 +129,7 @@ def finetune(job: Job) -> None:
     start = str(job.inputs["model"].path) if "model" in job.inputs else settings.model
     tokenizer = load_tokenizer(start)
     model = load_model(start, task="reward", device=settings.device, seed=seed)
-    with threads():
+    with threads(threads_for(model)):
         history = train_on_tokens(model, tokenizer, rows, settings, seed)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)

@@ -32,11 +32,12 @@ from repro.core.progress import note, progress
 from repro.core.settings import Section
 from repro.data.reading import read_rows
 from repro.data.schema import Malformed, Reason, Unusable, field_of, text_field
-from repro.models.load import PRECISIONS, device_named, load_model, load_tokenizer, threads
+from repro.models.load import PRECISIONS, device_named, load_model, load_tokenizer, threads, threads_for
+from repro.train.optimisers import optimiser
 
 SFT_SETTINGS = ("sft_learning_rate", "sft_epochs", "sft_batch_size", "packing_block", "blocks_per_forward")
 SFT_SETTINGS += ("warmup_ratio", "sft_weight_decay", "max_gradient_norm", "precision", "loss_on", "device")
-SFT_SETTINGS += ("gradient_checkpointing",)
+SFT_SETTINGS += ("gradient_checkpointing", "sft_optimizer")
 CHECKPOINT_STEPS = 200  # a killed run loses at most this many steps; a shorter run is made again
 IGNORED = -100  # a label that is not learned from
 LONGER = "longer than a block, or than the model holds"
@@ -68,7 +69,7 @@ def sft(job: Job) -> None:
         fix = "check the rows, or use longer blocks"
         raise DataError(f"no conversation can be used ({reasons})", where=file, fix=fix)
     model = load_model(base, task="language", device="cpu")
-    with threads():
+    with threads(threads_for(model)):
         trainer, history = train(model, tokenizer, kept, job.settings, seed=job.seed or 0, scratch=job.scratch)
     with _one_bar():
         trainer.save_model(str(job.out))
@@ -158,9 +159,12 @@ def train(
     blocks = pack(rows, settings.packing_block)
     config = _config(settings, seed, scratch)
     with torch.random.fork_rng(), _one_bar():
-        trainer = SFTTrainer(
-            model, config, collate, train_dataset=blocks, processing_class=tokenizer, callbacks=[_Watch()]
-        )
+        given = {
+            "processing_class": tokenizer,
+            "callbacks": [_Watch()],
+            "optimizers": (optimiser(model, settings), None),
+        }
+        trainer = SFTTrainer(model, config, collate, train_dataset=blocks, **given)
         trainer.remove_callback(PrinterCallback)  # it would print every step
         checkpoint = _checkpoint(scratch)
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -185,6 +189,7 @@ def _config(settings: Section, seed: int, scratch: Path) -> SFTConfig:
         per_device_train_batch_size=settings.blocks_per_forward,
         num_train_epochs=settings.sft_epochs,
         learning_rate=settings.sft_learning_rate,
+        optim="adamw_torch" if settings.sft_optimizer == "muon" else settings.sft_optimizer,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.sft_weight_decay,

@@ -10,6 +10,9 @@ UNSAFE = 1.0  # taken away for instructions that do harm: worse than any other f
 # Filler and repetition an answer may hold before `concise` is nothing.
 FILLER_LIMIT = 3  # sentences
 
+# Tasks of levels 1, 2 and 3 come in these proportions: most of what people ask is easy, and a policy learns by steps.
+LEVEL_SHARES = {1: 3, 2: 2, 3: 1}
+
 # Demonstrations: how often a writer makes each fault. Mixed quality leaves the SFT policy between random and best.
 FAULTS = {
     "wrong": 0.20,  # the policy learns the task and also that errors are made
@@ -21,6 +24,7 @@ FAULTS = {
     "cut": 0.05,  # the end is missing
 }
 CLEAN = {"curt": 0.10, "padded": 0.05}  # the stronger model's demonstrations: right, mostly courteous, short
+BARE = {"curt": 1.0}  # what a base model reads before: right and without manners, so that a token teaches most
 
 # People. Aims, measured on two answers of mixed-quality writers to a test prompt: human against human .65 to .75, against
 # gold order .70 to .80.
@@ -72,4 +76,8 @@ WRITERS = {  # how often each kind of writer makes each fault
 BLANK = 0.015  # answers that never came
 VISITORS = 8  # votes on the answers to one prompt of SHP
 SHP_RATIO = 2  # of votes, and at most so many pairs a prompt as SOURCES says (p2.shp)
+SHP_PAIRS = 5  # p2.shp: pairs of one prompt, at most
 MARGIN = 0.05  # on a judge's 1 to 5: a fifth of its own noise, too close to call
+
+# The dial that shows what a bias does: three times the people's own liking for length, with their own noise.
+STRONG_VERBOSITY = 0.45

@@ -72,6 +72,10 @@ DEMONSTRATIONS = {  # p2.sft's nine: share, categories, how often faults are mad
     "GPTeacher": (2, {"chat": 1, "facts": 1, "harmful": 2, "benign": 2, "dialogue": 1}, 1.1),
     "UltraInteract": (1, {"sums": 1, "programs": 1}, 1.2),
 }
+PRETRAINING = {"sums": 12, "programs": 7, "premises": 2, "constraints": 2, "dialogue": 3} | {  # most of what takes longest
+    name: 1 for name in ("chat", "lists", "harmful", "benign", "facts")
+}
+STYLES = {"mixed": None, "clean": constants.CLEAN, "bare": constants.BARE}  # rates of faults, None: each set's own
 PROMPTS = {
     name: SOURCES[name].categories for name in ("UltraFeedback", "HelpSteer", "OpenOrca", "UltraInteract", "Capybara")
 }
@@ -194,19 +198,22 @@ def _problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _clean(rows: Iterable[Row], tally: Counter[str]) -> Iterator[Row]:
-    seen = set()
+    seen, asked = set(), Counter()
     for row in rows:
-        key = (str(row["prompt"]), row["chosen"], row["rejected"])
-        reason = _problem(row) or ("repeated" if key in seen else None)
+        prompt = str(row["prompt"])
+        key = (prompt, row["chosen"], row["rejected"])
+        full = row["extras"]["annotator"] == VOTES and asked[prompt] >= constants.SHP_PAIRS
+        reason = _problem(row) or ("repeated" if key in seen else "prompt is full" if full else None)
         if reason:
             tally[reason] += 1
         else:
             seen.add(key)
+            asked[prompt] += 1
             yield row
 
 
 def clean(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
-    """The rows of use, and how many were set aside why: empty, equal, tie, small margin, repeated (p2.c13)."""
+    """The rows of use, and how many were set aside why: empty, equal, tie, small margin, repeated, prompt is full (p2.c13, p2.shp)."""
     tally: Counter[str] = Counter()
     return list(_clean(rows, tally)), tally
 
@@ -235,15 +242,19 @@ def mixture(
     return [rows[place] for place in _rng(seed, "mixture", split).permutation(len(rows))]
 
 
-def demonstrations(count: int, seed: int, split: str = "train", clean: bool = False) -> list[Row]:
-    """Conversations {"messages": [...], "source", "category"} for SFT (p2.sft); clean: the stronger model's, without errors."""
+def demonstrations(count: int, seed: int, split: str = "train", style: str = "mixed") -> list[Row]:
+    """Conversations {"messages": [...], "source", "category"} for SFT (p2.sft).
+
+    style: "mixed" has each set's faults; "clean" is the stronger model's; "bare" says what is so and no more, for
+    pretraining. Raises SettingsError for another style.
+    """
     shares, rows = {name: share for name, (share, _, _) in DEMONSTRATIONS.items()}, []
     for index in range(count):
         rng = _rng(seed, "demonstrations", split, index)
-        name = _pick(rng, shares)
-        _, categories, scale = DEMONSTRATIONS[name]
+        name = "pretraining" if style == "bare" else _pick(rng, shares)
+        _, categories, scale = (1, PRETRAINING, 0) if style == "bare" else DEMONSTRATIONS[name]
         task = tasks.draw(_pick(rng, categories), rng, split)
-        rates = constants.CLEAN if clean else {fault: scale * rate for fault, rate in constants.FAULTS.items()}
+        rates = _named(style, STYLES) or {fault: scale * rate for fault, rate in constants.FAULTS.items()}
         turns = (*task.turns, ("assistant", tasks.respond(task, rng, tasks.faults(rng, rates))))
         messages = [{"role": role, "content": text} for role, text in turns]
         rows.append({"messages": messages, "source": name, "category": task.category})

@@ -36,7 +36,7 @@ def category_of(name: str) -> Category:
 
 
 def draw(category: str, rng: Rng, split: str = "train", difficulty: int | None = None) -> Task:
-    """A task of the category on one side of the split, at one of its levels, any of them if none is given.
+    """A task of the category on one side of the split, at one of its levels; if none is given, easy ones more often.
 
     Raises SettingsError for an unknown category, split or level.
     """
@@ -45,7 +45,9 @@ def draw(category: str, rng: Rng, split: str = "train", difficulty: int | None =
         raise SettingsError(f"{split!r} is no side of the split", where="world", fix="train or test")
     if difficulty is not None and difficulty not in found.levels:
         raise SettingsError(f"{category} has no level {difficulty}", where="world", fix=f"one of {found.levels}")
-    return found.draw(rng, split, choose(rng, found.levels) if difficulty is None else difficulty)
+    if difficulty is None:
+        difficulty = choose(rng, [level for level in found.levels for _ in range(constants.LEVEL_SHARES[level])])
+    return found.draw(rng, split, difficulty)
 
 
 def faults(rng: Rng, rates: Mapping[str, float] = constants.FAULTS) -> frozenset[str]:

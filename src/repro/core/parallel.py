@@ -1,0 +1,51 @@
+"""Several steps at once, each in a process of its own: how small models keep all cores busy.
+
+The products of a model of a million parameters are too small to share out among threads, so two steps on a core each
+are faster than one after the other on both.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import Any
+
+from repro.core import artifacts
+from repro.core.artifacts import Artifact
+from repro.core.progress import note, progress
+
+
+def run_all(calls: Sequence[dict[str, Any]], workers: int | None = None) -> list[Artifact]:
+    """`artifacts.run(**call)` of every call, in their order; those not there yet are made at once, one a core.
+
+    A call that fails in its process is made again in this one, so that its error is raised here. Raises as
+    `artifacts.run` does.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(calls))
+    missing = [call for call in calls if workers > 1 and not artifacts.known(**call)]
+    if len(missing) > 1:
+        # spawn: a forked process would inherit torch's threads in an unknown state
+        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+            futures = [pool.submit(_make, call) for call in missing]
+            for future in progress(as_completed(futures), total=len(futures), label="steps at once"):
+                if error := future.exception():
+                    note(f"again     a step failed beside others ({type(error).__name__}); it is made alone")
+    return [artifacts.run(**call) for call in calls]
+
+
+def _make(call: dict[str, Any]) -> None:
+    os.environ["REPRO_BATCH"] = "1"  # one bar for all, not one each
+    artifacts.run(**call)
+
+
+def _end_with(parent: int) -> None:
+    """End this process as soon as the one that began it is gone: a killed run leaves nothing behind."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

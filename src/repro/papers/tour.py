@@ -1,0 +1,243 @@
+"""What the tour shows beside the court: one prompt followed, the policies judged, and what each stage cost."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from repro.core import artifacts
+from repro.core.artifacts import HISTORY, Artifact, Job
+from repro.core.records import Record, record
+from repro.core.settings import Section
+from repro.core.statistics import Interval, mean_interval
+from repro.evaluate import academic, chat
+from repro.evaluate.length_bias import LengthHeatmap, length_heatmap
+from repro.models.load import load_model
+from repro.papers.court import (
+    BIASED,
+    GOLD,
+    LARGE,
+    SMALL,
+    STRONG,
+    UNBIASED,
+    Contrast,
+    Curve,
+    Pools,
+    Pressure,
+    benchmark_accuracy,
+)
+from repro.papers.miniature import ROLES, Pool, graded, history, policy, pool
+from repro.world import academic as world_academic
+from repro.world import annotators, benchmarks
+from repro.world.gold import grade
+from repro.world.task import Task
+
+Grid = tuple[list[str], list[list[str]]]
+SHOWN = ("all", "chat", "constraints", "harmful", "sums", "programs", "facts")
+FOLLOWED = "constraints"  # the category of the prompt that the tour follows: short, and easily overlooked
+PERCENT = 100.0
+
+
+def costs(world: Section, policies: Pools) -> Grid:
+    """One line a role: model, parameters, demonstrations, tokens, steps, last loss, seconds of training, mean gold."""
+    lines = []
+    for role in ROLES:
+        found = policy(role, world)
+        record_ = history(found)
+        size = load_model(str(found.path), task="language", device="cpu").num_parameters()
+        tail = np.mean(record_["loss"][-max(1, len(record_["loss"]) // 20) :])
+        gold = mean_interval(policies[role].gold.mean(1))
+        line = [role, world[role], f"{size:,}", f"{record_['conversations']:,}", f"{record_['tokens']:,}"]
+        line += [f"{len(record_['loss']):,}", f"{tail:.3f}", f"{found.manifest['seconds']:.0f}"]
+        lines.append([*line, f"{gold.value:.2f} [{gold.low:.2f}, {gold.high:.2f}]"])
+    head = [
+        "role",
+        "base",
+        "parameters",
+        "demonstrations",
+        "tokens",
+        "steps",
+        "last loss",
+        "seconds",
+        "gold of its answers",
+    ]
+    return head, lines
+
+
+@dataclass(frozen=True)
+class Followed:
+    """One task, an answer of each policy and the large one's worst, with their grades."""
+
+    task: Task
+    answers: dict[str, str]
+    grades: Grid
+    pair: tuple[str, str]
+
+
+def follow(asked: Sequence[Task], policies: Pools) -> Followed:
+    """The first task of one category whose answers by the large policy differ in gold, and what the policies say to it."""
+    large = policies[LARGE]
+    spread = np.ptp(large.gold, axis=1)
+    place = next(
+        (i for i, task in enumerate(asked) if task.category == FOLLOWED and spread[i] > 0), int(spread.argmax())
+    )
+    task = asked[place]
+    best, worst = (large.texts[place][int(pick)] for pick in (large.gold[place].argmax(), large.gold[place].argmin()))
+    said = {role: policies[role].texts[place][0] for role in (SMALL, LARGE, STRONG)}
+    said |= {"large, its best by gold": best, "large, its worst by gold": worst}
+    parts = ("correct", "complete", "safe", "polite", "concise", "gold", "helpful", "harmless")
+    lines = []
+    for name, text in said.items():
+        found = grade(task, text)
+        lines.append([name, *(f"{getattr(found, part):.2f}" for part in parts)])
+    prompt = {
+        role if i == len(task.turns) - 1 else f"{role}, turn {i + 1}": text for i, (role, text) in enumerate(task.turns)
+    }
+    return Followed(
+        task,
+        {f"prompt ({who})": text for who, text in prompt.items()} | said,
+        (["answer", *parts], lines),
+        (best, worst),
+    )
+
+
+def labels(followed: Followed, study: Curve) -> Grid:
+    """Gold, the judges' levels, the share of people who prefer the first, and the largest reward model's view of the pair."""
+    best, worst = followed.pair
+    asked = [followed.task] * 2
+    gold = [grade(followed.task, text).gold for text in followed.pair]
+    lines = [["gold reward", *(f"{value:.2f}" for value in gold)]]
+    for name, judge in (("judge, levels 1 to 5", annotators.Judge()), ("weak judge", annotators.weak_judge())):
+        lines.append([name, *map(str, judge.score(asked, [best, worst]))])
+    reading = [annotators.read([followed.task], [text]) for text in followed.pair]
+    people = annotators.panel()
+    votes = people.everyone(*reading, np.random.default_rng(3)).mean()
+    lines.append([f"people ({people.size} asked)", f"{PERCENT * votes:.0f}%", f"{PERCENT * (1 - votes):.0f}%"])
+    model = study.models[max(study.models)][0]
+    reward = model.pool_rewards([followed.task.turns], [[best, worst]])[0]
+    lines.append([f"reward model, {max(study.models):,} pairs", *(f"{value:.2f}" for value in reward)])
+    return ["annotator", "its best answer", "its worst answer"], lines
+
+
+def benchmark_records(study: Curve, rows: Sequence[Mapping]) -> list[Record]:
+    """world.rewardbench: accuracy of the reward models of each size by section and subset, percent."""
+    found = []
+    for count, models in study.models.items():
+        for name, value in benchmark_accuracy(models, rows).items():
+            options = {"unit": "%", "seeds": study.seeds}
+            found.append(record("world.rewardbench", name, f"pairs = {count}", value, **options))
+    return found
+
+
+def heatmaps(contrast: Contrast) -> dict[str, LengthHeatmap]:
+    """The contrast's correlations by mean length, on edges that all three share."""
+    longest = max(float(np.max(each.mean_length)) for found in contrast.bias.values() for each in found)
+    edges = np.arange(0, longest + 40, 40)
+    return {who: length_heatmap(contrast.bias[who][0], edges) for who in (BIASED, UNBIASED, GOLD)}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Records of the chat and of the academic benchmarks."""
+
+    chat: list[Record]
+    academic: list[Record]
+
+
+def judged(world: Section, tour: Section) -> Judged:
+    """Small and large against the strong policy through the judge, raw and length-controlled; two turns; six academic sets."""
+    return Judged(_chat(world, tour.benchmark_items) + _two_turn(world, tour.benchmark_items), _academic(world, tour))
+
+
+def _chat(world: Section, items: int) -> list[Record]:
+    found = []
+    for name, asked in (("chat", benchmarks.chat(items, seed=0)), ("hard", benchmarks.hard(items, seed=0))):
+        pools = {role: pool(role, asked, world, n=1) for role in ROLES}
+        said = {role: [row[0] for row in each.texts] for role, each in pools.items()}
+        judge, none = annotators.Judge(ties=True), np.random.default_rng(0)  # a judge draws nothing
+        wins = {role: judge.label(asked, said[role], said[STRONG], none) for role in (SMALL, LARGE)}
+        words = {role: pools[role].characters[:, 0] for role in wins}
+        controlled = chat.length_controlled_win_rates(wins, words, pools[STRONG].characters[:, 0])
+        for role, won in wins.items():
+            rows = ((f"{name}, win rate", chat.win_rate(won)), (f"{name}, length-controlled", controlled[role]))
+            found += [record("world.chat", role, column, value, seeds=[0]) for column, value in rows]
+    return found
+
+
+def _two_turn(world: Section, items: int) -> list[Record]:
+    """The judge's five levels, stretched to 1 to 10, of both turns; the second follows the policy's own first answer."""
+    first, judge, found = benchmarks.two_turn(items, seed=0), annotators.Judge(), []
+    for role in ROLES:
+        one = [row[0] for row in pool(role, first, world, n=1).texts]
+        second = benchmarks.second_turns(first, one, seed=0)
+        two = [row[0] for row in pool(role, second, world, n=1).texts]
+        scores = (1 + (judge.score(*turn) - 1) * 9 / 4 for turn in ((first, one), (second, two)))
+        score = chat.two_turn_score(*scores)
+        for column, value in (
+            ("two-turn score", score.both),
+            ("first turn", score.first),
+            ("second turn", score.second),
+        ):
+            found.append(record("world.chat", role, column, value, seeds=[0]))
+    return found
+
+
+def write_academic(job: Job) -> None:
+    """Step: the six academic sets as lm-eval reads them."""
+    world_academic.write_academic(job.out, job.settings.items, job.settings.items // 4, job.seed or 0)
+
+
+def _academic(world: Section, tour: Section) -> list[Record]:
+    data = artifacts.run(write_academic, settings={"items": tour.benchmark_items}, seed=0)
+    own = {"tasks": list(academic.WORLD), "shots": dict.fromkeys(academic.WORLD, 0), "limit": None}
+    found = []
+    for role in ROLES:
+        inputs = {"model": policy(role, world), "data": data, "tasks": artifacts.external(academic.TASKS)}
+        done = artifacts.run(academic.academic, settings=own | {"batch_size": 32}, inputs=inputs, seed=0)
+        for name, rows in json.loads((done / "outcomes.json").read_text()).items():
+            found.append(record("world.academic", name, role, academic.score(rows), unit="%", seeds=[0]))
+    return found + _academic_nulls(data)
+
+
+def _academic_nulls(data: Artifact) -> list[Record]:
+    found = []
+    for name in academic.WORLD:
+        rows = [json.loads(line) for line in (data / f"{name}.jsonl").read_text().splitlines()]
+        for rule, share in world_academic.null_baselines(rows).items():
+            found.append(record("world.academic", name, rule, PERCENT * share, unit="%", n=len(rows)))
+    return found
+
+
+def stages() -> Grid:
+    """Seconds of each kind of step that this page needed, whenever they were computed, and how many there were."""
+    seconds: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in HISTORY:
+        seconds[line["step"]][f"{line.get('key')} {line['seed']} {line['seconds']}"] = line["seconds"]
+    lines = [[name, str(len(each)), f"{sum(each.values()):.1f}"] for name, each in seconds.items()]
+    lines.sort(key=lambda line: -float(line[2]))
+    return ["step", "artifacts", "seconds"], lines
+
+
+def numbers(headroom: Sequence[Record], study: Curve, biased: Contrast, pressed: Pressure) -> dict[str, Interval | str]:
+    """What the page's prose cites."""
+    every = {row.column: row for row in headroom if row.row == "all"}
+    curve = {row.column: row for row in study.records() if row.row == "all"}
+    counts = sorted(study.accuracy)
+    return {
+        "large": every[LARGE],
+        "random": every["random"],
+        "picked": next(row for column, row in every.items() if column.startswith("best of")),
+        "most": f"{counts[-1]:,}",
+        "fewest": f"{counts[0]:,}",
+        "accuracy": curve[f"pairs = {counts[-1]}"],
+        "accuracy_few": curve[f"pairs = {counts[0]}"],
+        "biased": biased.mean(BIASED),
+        "unbiased": biased.mean(UNBIASED),
+        "proxy_change": pressed.change(pressed.proxy),
+        "gold_change": pressed.change(pressed.gold),
+    }
+
+
+__all__ = ["FOLLOWED", "Followed", "Judged", "Pool", "graded"]

@@ -1,0 +1,16 @@
+"""Steps for test_core_parallel: a process of its own must be able to import them."""
+
+import os
+
+from repro.core.artifacts import Job
+from repro.core.errors import DataError
+
+
+def named(job: Job) -> None:
+    """Writes its setting and the process it ran in."""
+    (job.out / "answer.txt").write_text(f"{job.settings.value} {os.getpid()}")
+
+
+def refused(job: Job) -> None:
+    """Fails, as a step does on bad data."""
+    raise DataError("on purpose", where=f"value {job.settings.value}", fix="none")

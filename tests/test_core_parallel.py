@@ -1,0 +1,42 @@
+"""Steps at once give what they give one after the other, in processes of their own, and their errors come back."""
+
+import os
+
+import pytest
+
+from repro.core import artifacts
+from repro.core.errors import DataError
+from repro.core.parallel import run_all
+from tests import parallel_steps
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path))
+
+
+def calls(step, *values):
+    return [{"step": step, "settings": {"value": value}, "seed": 0} for value in values]
+
+
+def test_order_results_and_processes():
+    found = run_all(calls(parallel_steps.named, 3, 1, 2), workers=2)
+    said = [(each / "answer.txt").read_text().split() for each in found]
+    assert [value for value, _ in said] == ["3", "1", "2"]
+    assert str(os.getpid()) not in {process for _, process in said}
+    again = run_all(calls(parallel_steps.named, 3, 1, 2), workers=2)
+    assert [each.digest for each in again] == [each.digest for each in found]
+
+
+def test_one_that_is_missing_is_made_here_and_one_worker_needs_no_process():
+    run_all(calls(parallel_steps.named, 1), workers=2)
+    one, two = run_all(calls(parallel_steps.named, 1, 2), workers=2)
+    alone = run_all(calls(parallel_steps.named, 4, 5), workers=1)
+    assert {(each / "answer.txt").read_text().split()[1] for each in (one, two, *alone)} == {str(os.getpid())}
+
+
+def test_an_error_is_raised_here_and_the_others_stay():
+    with pytest.raises(DataError, match="on purpose"):
+        run_all([*calls(parallel_steps.named, 1), *calls(parallel_steps.refused, 2)], workers=2)
+    assert artifacts.known(**calls(parallel_steps.named, 1)[0])
+    assert not artifacts.known(**calls(parallel_steps.refused, 2)[0])
