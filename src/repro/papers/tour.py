@@ -37,6 +37,7 @@ from repro.world.task import Task
 Grid = tuple[list[str], list[list[str]]]
 SHOWN = ("all", "chat", "constraints", "harmful", "sums", "programs", "facts")
 FOLLOWED = "constraints"  # the category of the prompt that the tour follows: short, and easily overlooked
+QUANTITIES = ("loss", "gradient_norm", "learning_rate")
 PERCENT = 100.0
 
 
@@ -114,7 +115,7 @@ def labels(followed: Followed, study: Curve) -> Grid:
     reading = [annotators.read([followed.task], [text]) for text in followed.pair]
     people = annotators.panel()
     votes = people.everyone(*reading, np.random.default_rng(3)).mean()
-    lines.append([f"people ({people.size} asked)", f"{PERCENT * votes:.0f}%", f"{PERCENT * (1 - votes):.0f}%"])
+    lines.append([f"people ({len(people.people)} asked)", f"{PERCENT * votes:.0f}%", f"{PERCENT * (1 - votes):.0f}%"])
     model = study.models[max(study.models)][0]
     reward = model.pool_rewards([followed.task.turns], [[best, worst]])[0]
     lines.append([f"reward model, {max(study.models):,} pairs", *(f"{value:.2f}" for value in reward)])
@@ -186,11 +187,11 @@ def _two_turn(world: Section, items: int) -> list[Record]:
 
 def write_academic(job: Job) -> None:
     """Step: the six academic sets as lm-eval reads them."""
-    world_academic.write_academic(job.out, job.settings.items, job.settings.items // 4, job.seed or 0)
+    world_academic.write_academic(job.out, job.settings.count, max(job.settings.count // 4, 1), job.seed or 0)
 
 
 def _academic(world: Section, tour: Section) -> list[Record]:
-    data = artifacts.run(write_academic, settings={"items": tour.benchmark_items}, seed=0)
+    data = artifacts.run(write_academic, settings={"count": tour.benchmark_items}, seed=0)
     own = {"tasks": list(academic.WORLD), "shots": dict.fromkeys(academic.WORLD, 0), "limit": None}
     found = []
     for role in ROLES:

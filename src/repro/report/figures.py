@@ -119,6 +119,52 @@ def heatmap(
     return ax
 
 
+def boxes(groups: Mapping[str, Sequence[Sequence[float]]], ax: Axes, *, names: Sequence[str] = ()) -> Axes:
+    """Spread by group, down the axis: one box for each of a group's series, quartiles with whiskers from 5 to 95 percent.
+
+    names: what the series are called, in their order within every group.
+    """
+    series = max(map(len, groups.values()))
+    for k in range(series):
+        places = [i + 0.8 * ((k + 0.5) / series - 0.5) for i, group in enumerate(groups.values()) if k < len(group)]
+        ax.boxplot(
+            [group[k] for group in groups.values() if k < len(group)],
+            positions=places,
+            widths=0.6 / series,
+            whis=(5, 95),
+            showfliers=False,
+            orientation="horizontal",
+            patch_artist=True,
+            boxprops={"facecolor": COLOURS[k], "alpha": 0.65, "lw": 0.8},
+            medianprops={"color": "black", "lw": 1.6},
+            whiskerprops={"color": COLOURS[k], "lw": 1.2},
+            capprops={"lw": 0},
+            label=names[k] if names else None,
+        )
+    ax.set_yticks(range(len(groups)), list(groups))
+    ax.invert_yaxis()
+    return ax
+
+
+def matrix(values: np.ndarray, names: Sequence[str], ax: Axes, *, digits: int = 0) -> Axes:
+    """A square of values between the named, darker where larger, each written in its cell; a dash where there is none.
+
+    values: (names, names).
+    """
+    values = np.asarray(values, dtype=float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    ax.imshow(values, cmap="Blues", vmin=low - 0.15 * (high - low), vmax=high + 0.15 * (high - low))
+    for (row, column), value in np.ndenumerate(values):
+        words = f"{value:.{digits}f}" if np.isfinite(value) else "\N{EN DASH}"
+        dark = np.isfinite(value) and value > low + 0.6 * (high - low)
+        ax.text(column, row, words, ha="center", va="center", color="white" if dark else "black")
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
 def agreement(
     ours: Sequence[float], published: Sequence[float], ax: Axes, *, label: str = "", colour: str = BLUE
 ) -> Axes:

@@ -16,10 +16,10 @@ STORIES = {
 
 
 def _operands(rng: Rng, difficulty: int) -> tuple[int, int, str]:
-    """Two numbers whose sum or difference has two digits; 1: the second has one digit and nothing is carried."""
+    """Two numbers whose sum or difference has two digits; 1: the second is 1, 2 or 3 and nothing is carried."""
     while True:
         a, sign = int(rng.integers(20, 100)), choose(rng, (PLUS, MINUS))
-        b = int(rng.integers(1, 10) if difficulty == 1 else rng.integers(10, 80))
+        b = int(rng.integers(1, 4) if difficulty == 1 else rng.integers(10, 80))
         result = a + b if sign == PLUS else a - b
         if 10 <= result < 100 and (difficulty > 1 or result // 10 == a // 10):
             return a, b, sign
@@ -42,7 +42,7 @@ def sum_key(numbers: list[int], signs: list[str]) -> str:
 
 
 def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
-    """1: a number of one digit, nothing carried; 2: two of two digits; 3: two steps."""
+    """1: 1, 2 or 3 more or less, nothing carried; 2: two numbers of two digits; 3: two steps."""
 
     def operands() -> tuple[tuple, str]:
         a, b, sign = _operands(rng, difficulty)
