@@ -106,7 +106,9 @@ def test_helpful_and_harmless_disagree_on_a_harmful_request():
 
 def test_all_twelve_people_vote():
     for text in card.verdicts(0).values():
-        votes = [int(line.split("people ")[1].split(" of 12")[0]) for line in text.splitlines() if " of 12, judge" in line]
+        votes = [
+            int(line.split("people ")[1].split(" of 12")[0]) for line in text.splitlines() if " of 12, judge" in line
+        ]
         assert len(votes) == 2 and sum(votes) == 12
 
 
@@ -127,7 +129,9 @@ def test_a_matrix_writes_each_number_in_its_cell():
 def test_boxes_stand_at_their_group():
     _, ax = plt.subplots()
     figures.boxes({"one": [[0, 1, 2], [3, 4, 5]], "two": [[6, 7, 8]]}, ax, names=("left", "right"))
-    medians = sorted((round(line.get_ydata().mean(), 1), line.get_xdata()[0]) for line in ax.lines if line.get_lw() == 1.6)
+    medians = sorted(
+        (round(line.get_ydata().mean(), 1), line.get_xdata()[0]) for line in ax.lines if line.get_lw() == 1.6
+    )
     assert medians == [(-0.2, 1), (0.2, 4), (0.8, 7)]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["one", "two"]
     assert ax.get_legend_handles_labels()[1] == ["left", "right"]
