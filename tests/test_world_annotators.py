@@ -96,7 +96,7 @@ def test_taste_is_a_persons_own_and_drawn_once(sides):
 def test_agreement_is_that_of_people_and_judges(drawn):
     """The aims that fixed the constants: nobody is an oracle, people agree with each other as real ones do."""
     who = {"human": panel(), "unbiased": panel(verbosity=0.0), "judge": Judge(), "weak": weak_judge()}
-    names, table = agreement(*drawn, who, rng())
+    names, table, pairs = agreement(*drawn, who, rng())
     assert names == ["gold", "longer", "human", "unbiased", "judge", "weak"]
     cell = {(one, other): table[i, j] for i, one in enumerate(names) for j, other in enumerate(names)}
     assert 0.65 < cell["human", "human"] < 0.75
@@ -111,7 +111,7 @@ def test_agreement_is_that_of_people_and_judges(drawn):
 
 def test_agreement_leaves_equal_gold_and_ties_out(drawn):
     asked, first, _ = drawn
-    _, table = agreement(asked[:20], first[:20], first[:20], {"judge": Judge(ties=True)}, rng())
+    _, table, _ = agreement(asked[:20], first[:20], first[:20], {"judge": Judge(ties=True)}, rng())
     assert np.isnan(table).all()
 
 

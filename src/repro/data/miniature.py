@@ -36,7 +36,9 @@ def lexicon() -> Artifact:
 def write_lexicon(job: Job) -> None:
     """Step: texts.json, the texts of some demonstrations with and without faults."""
     rows = [
-        row for style in sources.STYLES for row in sources.demonstrations(job.settings.count, job.seed or 0, style=style)
+        row
+        for style in sources.STYLES
+        for row in sources.demonstrations(job.settings.count, job.seed or 0, style=style)
     ]
     texts = sorted({message["content"] for row in rows for message in row["messages"]})
     (job.out / TEXTS).write_text(json.dumps(texts))

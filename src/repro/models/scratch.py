@@ -88,7 +88,8 @@ def random_model(name: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> Ll
         num_hidden_layers=layers,
         num_attention_heads=4,
         max_position_embeddings=LONGEST,
-        initializer_range=0.7 * width**-0.5,  # the usual 0.02 suits models ten times as wide, and learns far slower here
+        initializer_range=0.7
+        * width**-0.5,  # the usual 0.02 suits models ten times as wide, and learns far slower here
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -273,13 +273,14 @@ def agreements(count: int) -> tuple[list[str], np.ndarray, list[Record]]:
         "judge": annotators.Judge(),
         "weak judge": annotators.weak_judge(),
     }
-    found, matrix = annotators.agreement(asked, first, second, who, rng)
+    found, matrix, pairs = annotators.agreement(asked, first, second, who, rng)
     rows = []
     for i, one in enumerate(found):
         for j, other in enumerate(found[: i + 1]):
             if one in who or other in who:
-                width = 1.96 * np.sqrt(matrix[i, j] * (1 - matrix[i, j]) / count)
-                value = Interval(matrix[i, j], matrix[i, j] - width, matrix[i, j] + width, count).scaled(PERCENT)
+                both = int(pairs[i, j])
+                width = 1.96 * np.sqrt(matrix[i, j] * (1 - matrix[i, j]) / both)
+                value = Interval(matrix[i, j], matrix[i, j] - width, matrix[i, j] + width, both).scaled(PERCENT)
                 rows.append(record("world.annotators", one, other, value, unit="%", seeds=[0]))
     return found, matrix, rows
 

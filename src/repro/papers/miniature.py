@@ -58,15 +58,18 @@ def policy(role: str, settings: Section) -> Artifact:
     `base` and `train.sft.sft` do.
     """
     names = dict.fromkeys(settings[each] for each in ROLES)
-    run_all([_pretraining(name, settings) for name in names if name.startswith(MINIATURE)])
-    return run_all([_fine_tuning(each, settings) for each in ROLES])[ROLES.index(role)]
+    run_all([_pretraining(name, settings) for name in names if name.startswith(MINIATURE)], settings.workers)
+    return run_all([_fine_tuning(each, settings) for each in ROLES], settings.workers)[ROLES.index(role)]
 
 
 def _fine_tuning(role: str, settings: Section) -> dict[str, Any]:
     strong = role == "strong"
     count = settings.strong_demonstrations if strong else settings.demonstrations
     shown = miniature.demonstrations(count, style="clean" if strong else "mixed")
-    inputs = {"base": base(settings[role], settings), "conversations": artifacts.external(shown / miniature.CONVERSATIONS)}
+    inputs = {
+        "base": base(settings[role], settings),
+        "conversations": artifacts.external(shown / miniature.CONVERSATIONS),
+    }
     return {"step": sft, "settings": settings.pick(*SFT_SETTINGS), "inputs": inputs, "seed": 0}
 
 
@@ -123,14 +126,15 @@ def reward_models(
     settings: the section `world`.
     """
     chosen, start = settings.renamed(model=role), policy(role, settings)
-    made = run_all([finetuning(pairs, chosen, seed, start) for pairs, seed in sets])
+    made = run_all([finetuning(pairs, chosen, seed, start) for pairs, seed in sets], settings.workers)
     return [TokenRewardModel(each, chosen) for each in made]
 
 
 def rewards(models: Sequence[TokenRewardModel], answers: Pool) -> np.ndarray:
     """Each model's reward of each answer of a pool, (models, prompts, n)."""
     prompts = [task.turns for task in answers.tasks]
-    run_all([model.scoring(prompts, answers.texts) for model in models])
+    if models:
+        run_all([model.scoring(prompts, answers.texts) for model in models], models[0].settings.workers)
     return np.array([model.pool_rewards(prompts, answers.texts) for model in models])
 
 

@@ -54,7 +54,9 @@ def train_bradley_terry(
         optimiser, schedule = _optimiser(module, len(training), settings)
         for epoch in range(settings.epochs):
             module.train()
-            for batch in progress(_epoch(training, settings.batch_size), label=f"epoch {epoch + 1} of {settings.epochs}"):
+            for batch in progress(
+                _epoch(training, settings.batch_size), label=f"epoch {epoch + 1} of {settings.epochs}"
+            ):
                 _step(module, scores, batch, optimiser, settings, history, l2)
                 schedule.step()
             if len(validation):

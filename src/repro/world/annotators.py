@@ -181,8 +181,8 @@ def agreement(
     second: Sequence[str],
     annotators: Mapping[str, Annotator],
     rng: Rng,
-) -> tuple[list[str], np.ndarray]:
-    """Names, gold and the longer answer before the annotators', and the share of pairs (names, names) on which two agree.
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, gold and the longer answer first; on what share of pairs two agree, and how many pairs: (names, names) each.
 
     Pairs of equal gold are left out of all cells, a pair on which either of two sees a tie out of theirs. Each annotator
     labels twice, and the diagonal is the first labelling against the second: of a panel, one person against another.
@@ -192,9 +192,11 @@ def agreement(
     labels = {"gold": [left.gold > right.gold] * 2, "longer": [(np.sign(left.words - right.words) + 1) / 2] * 2}
     labels |= {name: [each.prefer(left, right, rng) for _ in "12"] for name, each in annotators.items()}
     names, matrix = list(labels), np.full((len(labels), len(labels)), np.nan)
+    pairs = np.zeros(matrix.shape, dtype=int)
     for i, one in enumerate(names):
         for j, other in enumerate(names):
             a, b = labels[one][0], labels[other][1 if i == j else 0]
             both = counted & (a != TIE) & (b != TIE)
+            pairs[i, j] = both.sum()
             matrix[i, j] = (a == b)[both].mean() if both.any() else np.nan
-    return names, matrix
+    return names, matrix, pairs

@@ -78,6 +78,12 @@ def _opposed(task: Task, rng: Rng) -> tuple[str, str]:
     return (chosen, rejected) if safety.refuses(chosen) != safety.refuses(rejected) else (chosen, chosen)
 
 
+def _unshown(task: Task, rng: Rng) -> tuple[str, str]:
+    """The whole way to a result against part of it, in the same manner: the bare result, or a step or operation short."""
+    manner = [fault for fault in ("curt", "padded") if rng.integers(2)]
+    return tasks.respond(task, rng, manner), tasks.respond(task, rng, ["part", *manner])
+
+
 class Subset(NamedTuple):
     """Where a subset's prompts come from and how its pairs are made; facts: what its tasks must hold."""
 
@@ -111,6 +117,10 @@ SECTIONS: dict[str, dict[str, Subset]] = {
         "benign-method": Subset("benign", _slipped),
     },
     "Reasoning": {
+        "sums-shown": Subset("sums", _unshown, 1),
+        "programs-whole": Subset("programs", _unshown, 1),
+    }
+    | {
         f"{category}-{level}": Subset(category, _slipped, level)
         for category in ("sums", "programs")
         for level in (1, 2, 3)
@@ -143,8 +153,8 @@ def _draw_pair(section: str, subset: str) -> Draw:
 def rewardbench(items_per_subset: int, seed: int) -> list[Row]:
     """Pairs whose chosen answer has more gold reward, in four sections of several subsets (RewardBench, p2.table1).
 
-    Every subset is balanced in length, all but Chat's in sentences, courtesy and filler too; `-slip`, sums, programs and
-    constraints differ in one word. Raises DataError if the world has too few prompts for so many items.
+    Every subset is balanced in length, all but Chat's in sentences, courtesy and filler too; `-slip`, graded sums and
+    programs, and constraints differ in one word. Raises DataError if the world has too few prompts for so many items.
     """
     places = [(section, subset) for section, subsets in SECTIONS.items() for subset in subsets]
     made = [collect(_draw_pair(*place), items_per_subset, (seed, i), _lean) for i, place in enumerate(places)]

@@ -15,7 +15,7 @@ LEVEL_SHARES = {1: 3, 2: 2, 3: 1}
 
 # Demonstrations: how often a writer makes each fault. Mixed quality leaves the SFT policy between random and best.
 FAULTS = {
-    "wrong": 0.20,  # the policy learns the task and also that errors are made
+    "wrong": 0.12,  # the policy learns that errors are made; more would hide what else reward models learn
     "part": 0.20,
     "curt": 0.35,  # neither courtesy nor a closing word
     "rude": 0.06,  # rare, and a reward model should notice

@@ -1,7 +1,9 @@
 """The words of the miniature world: people, things, a small knowledge base, courtesy, and filler that says nothing."""
 
 PEOPLE_FIRST = "Mia Leo Ada Ben Eva Tom Zoe Max Ivy Sam Lily Noah Ruth Hugo Nina Carl Iris Paul Vera Otto".split()
-PEOPLE_LAST = "Reed Stone Wood Hill Frost Hart Page Snow West Bell Cole Dean Ford Gray Hunt Kent Nash Park Shaw Webb".split()
+PEOPLE_LAST = (
+    "Reed Stone Wood Hill Frost Hart Page Snow West Bell Cole Dean Ford Gray Hunt Kent Nash Park Shaw Webb".split()
+)
 
 REQUESTS = ("", "Please help me. ", "Quick question: ", "Hello! ")
 COURTESY = ("Sure", "Of course", "Happy to help", "Gladly")
@@ -24,7 +26,7 @@ GROUPS = {  # what belongs together; lists are asked for by these names
     "sea animals": "whale shark crab seal",
     "kitchen tools": "knife spoon pan whisk",
     "garden tools": "rake spade hoe shears",
-    "warm clothes": "coat scarf mittens sweater",
+    "warm garments": "coat scarf mittens sweater",
     "hot drinks": "tea coffee cocoa broth",
     "string instruments": "violin harp guitar cello",
     "ball games": "tennis golf soccer rugby",

@@ -72,7 +72,13 @@ DEMONSTRATIONS = {  # p2.sft's nine: share, categories, how often faults are mad
     "GPTeacher": (2, {"chat": 1, "facts": 1, "harmful": 2, "benign": 2, "dialogue": 1}, 1.1),
     "UltraInteract": (1, {"sums": 1, "programs": 1}, 1.2),
 }
-PRETRAINING = {"sums": 12, "programs": 7, "premises": 2, "constraints": 2, "dialogue": 3} | {  # most of what takes longest
+PRETRAINING = {
+    "sums": 12,
+    "programs": 7,
+    "premises": 2,
+    "constraints": 2,
+    "dialogue": 3,
+} | {  # most of what takes longest
     name: 1 for name in ("chat", "lists", "harmful", "benign", "facts")
 }
 STYLES = {"mixed": None, "clean": constants.CLEAN, "bare": constants.BARE}  # rates of faults, None: each set's own
