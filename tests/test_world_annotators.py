@@ -74,7 +74,8 @@ def test_noise_alone_leaves_the_share_of_longer(sides):
     right = []
     for noise in ({"temperature_inverse": 4.0}, {"temperature_inverse": 1.0}, {"careless": 0.6}):
         labels = Human(**{**EXACT, **noise}).prefer(*sides, rng())
-        assert longer(sides, labels) == pytest.approx(gold, abs=0.04)
+        # noise draws every share to a half; it makes nobody like length
+        assert min(gold, 0.5) - 0.03 < longer(sides, labels) < max(gold, 0.5) + 0.03
         right.append((labels == (sides[0].gold > sides[1].gold)).mean())
     assert right[0] > right[1] + 0.05
     assert right[0] > right[2] + 0.05
