@@ -8,6 +8,7 @@ from repro.core import artifacts
 from repro.core.artifacts import Artifact, Job
 from repro.data.schema import Pair, Prompt
 from repro.world import sources
+from repro.world.academic import write_academic
 from repro.world.annotators import Annotator
 from repro.world.task import Task
 
@@ -42,6 +43,16 @@ def write_lexicon(job: Job) -> None:
     ]
     texts = sorted({message["content"] for row in rows for message in row["messages"]})
     (job.out / TEXTS).write_text(json.dumps(texts))
+
+
+def academic_sets(count: int, *, seed: int = 0) -> Artifact:
+    """The six academic benchmarks as lm-eval reads them, `count` test items each."""
+    return artifacts.run(write_academic_sets, settings={"count": count}, seed=seed)
+
+
+def write_academic_sets(job: Job) -> None:
+    """Step: <name>.jsonl, and train/<name>.jsonl with examples, of each set."""
+    write_academic(job.out, job.settings.count, max(job.settings.count // 4, 1), job.seed or 0)
 
 
 def as_pairs(rows: Iterable[Mapping[str, Any]]) -> list[Pair]:

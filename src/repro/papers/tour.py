@@ -3,15 +3,16 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from repro.core import artifacts
-from repro.core.artifacts import HISTORY, Artifact, Job
+from repro.core.artifacts import HISTORY, Artifact
 from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, mean_interval
+from repro.data import miniature
 from repro.evaluate import academic, chat
 from repro.evaluate.length_bias import LengthHeatmap, length_heatmap
 from repro.models.load import load_model
@@ -28,7 +29,7 @@ from repro.papers.court import (
     Pressure,
     benchmark_accuracy,
 )
-from repro.papers.miniature import ROLES, Pool, graded, history, policy, pool
+from repro.papers.miniature import ROLES, history, policy, pool
 from repro.world import academic as world_academic
 from repro.world import annotators, benchmarks
 from repro.world.gold import grade
@@ -185,13 +186,8 @@ def _two_turn(world: Section, items: int) -> list[Record]:
     return found
 
 
-def write_academic(job: Job) -> None:
-    """Step: the six academic sets as lm-eval reads them."""
-    world_academic.write_academic(job.out, job.settings.count, max(job.settings.count // 4, 1), job.seed or 0)
-
-
 def _academic(world: Section, tour: Section) -> list[Record]:
-    data = artifacts.run(write_academic, settings={"count": tour.benchmark_items}, seed=0)
+    data = miniature.academic_sets(tour.benchmark_items)
     own = {"tasks": list(academic.WORLD), "shots": dict.fromkeys(academic.WORLD, 0), "limit": None}
     found = []
     for role in ROLES:
@@ -209,6 +205,11 @@ def _academic_nulls(data: Artifact) -> list[Record]:
         for rule, share in world_academic.null_baselines(rows).items():
             found.append(record("world.academic", name, rule, PERCENT * share, unit="%", n=len(rows)))
     return found
+
+
+def turned(rows: Sequence[Record]) -> list[Record]:
+    """The records with rows and columns exchanged, where a figure wants the other way round."""
+    return [replace(row, row=row.column, column=row.row) for row in rows]
 
 
 def stages() -> Grid:
@@ -239,6 +240,3 @@ def numbers(headroom: Sequence[Record], study: Curve, biased: Contrast, pressed:
         "proxy_change": pressed.change(pressed.proxy),
         "gold_change": pressed.change(pressed.gold),
     }
-
-
-__all__ = ["FOLLOWED", "Followed", "Judged", "Pool", "graded"]
