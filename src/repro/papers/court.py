@@ -141,13 +141,12 @@ def benchmark_accuracy(models: Sequence[TokenRewardModel], rows: Sequence[Mappin
 
 
 def benchmark_nulls(rows: Sequence[Mapping]) -> list[Record]:
-    """world.pick_longer: by section, percent of pairs won by the longer answer, by the shorter one, and by a coin."""
+    """world.pick_longer: by section, percent of pairs won by the longer answer and by the shorter one; ties half."""
     found = []
     for section in dict.fromkeys(row["section"] for row in rows):
         members = [row for row in rows if row["section"] == section]
         lengths = np.array([[len(row["chosen"]), len(row["rejected"])] for row in members], dtype=float)
-        coin = np.random.default_rng(0).random(lengths.shape)
-        for column, score in (("pick the longer", lengths), ("pick the shorter", -lengths), ("random", coin)):
+        for column, score in (("pick the longer", lengths), ("pick the shorter", -lengths)):
             interval = mean_interval(pair_outcomes(score[:, 0], score[:, 1])).scaled(PERCENT)
             found.append(record("world.pick_longer", section, column, interval, unit="%", seeds=[0]))
     return found

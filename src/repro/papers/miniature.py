@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from repro.core import artifacts
-from repro.core.artifacts import Artifact
+from repro.core.artifacts import Artifact, canonical
 from repro.core.errors import MissingInput
 from repro.core.parallel import run_all
-from repro.core.paths import HOW_TO_GET_MODELS
+from repro.core.paths import HOW_TO_GET_MODELS, runs_folder
 from repro.core.settings import Section
 from repro.data import Pair, miniature
 from repro.models.answers import Answers, sampled
@@ -28,6 +28,7 @@ from repro.world.task import TEST, Task
 
 ROLES = ("small", "large", "strong")
 MINIATURE = "miniature/"  # how the names of models begin that are made here
+_POLICIES: dict[tuple[str, str], list[Artifact]] = {}  # found once a process, not at every mention
 SECTION = "world"  # the settings that every chapter of the miniature world shares
 
 
@@ -57,9 +58,12 @@ def policy(role: str, settings: Section) -> Artifact:
     settings: the section `world`. All roles are trained at once, since who needs one will need the others. Raises as
     `base` and `train.sft.sft` do.
     """
-    names = dict.fromkeys(settings[each] for each in ROLES)
-    run_all([_pretraining(name, settings) for name in names if name.startswith(MINIATURE)], settings.workers)
-    return run_all([_fine_tuning(each, settings) for each in ROLES], settings.workers)[ROLES.index(role)]
+    known = (str(runs_folder()), canonical(settings))
+    if known not in _POLICIES:
+        names = dict.fromkeys(settings[each] for each in ROLES)
+        run_all([_pretraining(name, settings) for name in names if name.startswith(MINIATURE)], settings.workers)
+        _POLICIES[known] = run_all([_fine_tuning(each, settings) for each in ROLES], settings.workers)
+    return _POLICIES[known][ROLES.index(role)]
 
 
 def _fine_tuning(role: str, settings: Section) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from repro.papers.court import (
     Pressure,
     benchmark_accuracy,
 )
-from repro.papers.miniature import ROLES, history, policy, pool
+from repro.papers.miniature import MINIATURE, ROLES, base, history, policy, pool
 from repro.world import academic as world_academic
 from repro.world import annotators, benchmarks
 from repro.world.gold import grade
@@ -39,33 +39,24 @@ Grid = tuple[list[str], list[list[str]]]
 SHOWN = ("all", "chat", "constraints", "harmful", "sums", "programs", "facts")
 FOLLOWED = "constraints"  # the category of the prompt that the tour follows: short, and easily overlooked
 QUANTITIES = ("loss", "gradient_norm", "learning_rate")
+REACHED = 65.0  # percent: a kind of item is within a reward model's reach above it
 PERCENT = 100.0
 
 
 def costs(world: Section, policies: Pools) -> Grid:
-    """One line a role: model, parameters, demonstrations, tokens, steps, last loss, seconds of training, mean gold."""
+    """One line a base and a role: size, parameters, conversations, tokens, steps, last loss, seconds, gold of its answers."""
+    made = {f"base of {role}": world[role] for role in (SMALL, LARGE) if world[role].startswith(MINIATURE)}
+    models = {name: base(size, world) for name, size in made.items()} | {role: policy(role, world) for role in ROLES}
     lines = []
-    for role in ROLES:
-        found = policy(role, world)
-        record_ = history(found)
+    for name, found in models.items():
+        steps = history(found)
         size = load_model(str(found.path), task="language", device="cpu").num_parameters()
-        tail = np.mean(record_["loss"][-max(1, len(record_["loss"]) // 20) :])
-        gold = mean_interval(policies[role].gold.mean(1))
-        line = [role, world[role], f"{size:,}", f"{record_['conversations']:,}", f"{record_['tokens']:,}"]
-        line += [f"{len(record_['loss']):,}", f"{tail:.3f}", f"{found.manifest['seconds']:.0f}"]
-        lines.append([*line, f"{gold.value:.2f} [{gold.low:.2f}, {gold.high:.2f}]"])
-    head = [
-        "role",
-        "base",
-        "parameters",
-        "demonstrations",
-        "tokens",
-        "steps",
-        "last loss",
-        "seconds",
-        "gold of its answers",
-    ]
-    return head, lines
+        tail = np.mean(steps["loss"][-max(1, len(steps["loss"]) // 20) :])
+        line = [name, made.get(name) or world[name], f"{size:,}", f"{steps['conversations']:,}", f"{steps['tokens']:,}"]
+        line += [f"{len(steps['loss']):,}", f"{tail:.3f}", f"{found.manifest['seconds']:.0f}"]
+        gold = mean_interval(policies[name].gold.mean(1)) if name in policies else None
+        lines.append([*line, f"{gold.value:.2f} [{gold.low:.2f}, {gold.high:.2f}]" if gold else ""])
+    return ["model", "size", "parameters", "conversations", "tokens", "steps", "last loss", "seconds", "gold"], lines
 
 
 @dataclass(frozen=True)
@@ -222,8 +213,13 @@ def stages() -> Grid:
     return ["step", "artifacts", "seconds"], lines
 
 
-def numbers(headroom: Sequence[Record], study: Curve, biased: Contrast, pressed: Pressure) -> dict[str, Interval | str]:
+def numbers(
+    headroom: Sequence[Record], study: Curve, bench: Sequence[Record], biased: Contrast, pressed: Pressure
+) -> dict[str, Interval | str]:
     """What the page's prose cites."""
+    last = {row.row: row.value for row in bench if row.column == f"pairs = {max(study.accuracy)}"}
+    reached = [name for name in benchmarks.SECTIONS["Reasoning"] if last[name] > REACHED]
+    missed = [name for name in benchmarks.SECTIONS["Reasoning"] if name not in reached]
     every = {row.column: row for row in headroom if row.row == "all"}
     curve = {row.column: row for row in study.records() if row.row == "all"}
     counts = sorted(study.accuracy)
@@ -235,6 +231,8 @@ def numbers(headroom: Sequence[Record], study: Curve, biased: Contrast, pressed:
         "fewest": f"{counts[0]:,}",
         "accuracy": curve[f"pairs = {counts[-1]}"],
         "accuracy_few": curve[f"pairs = {counts[0]}"],
+        "reached": ", ".join(reached) or "none",
+        "missed": ", ".join(missed) or "none",
         "biased": biased.mean(BIASED),
         "unbiased": biased.mean(UNBIASED),
         "proxy_change": pressed.change(pressed.proxy),
