@@ -162,9 +162,9 @@ def test_weights_follow_the_seed(tokenizer):
 
 
 def test_weights_start_wide_and_a_new_reward_head_small(folder):
-    """Narrow models learn several times faster from 1/sqrt(width); a reward head drawn that wide would start with noise."""
+    """Narrow models learn several times faster from 0.7 / sqrt(width); a reward head drawn that wide would start with noise."""
     model = load_model(str(folder), task="reward", device="cpu")
-    assert model.model.embed_tokens.weight[1:].std().item() == pytest.approx(48**-0.5, rel=0.05)
+    assert model.model.embed_tokens.weight[1:].std().item() == pytest.approx(0.7 * 48**-0.5, rel=0.05)
     assert model.score.weight.std().item() == pytest.approx(0.02, rel=0.4)
 
 
