@@ -98,6 +98,7 @@ def test_agreement_is_that_of_people_and_judges(drawn):
     """The aims that fixed the constants: nobody is an oracle, people agree with each other as real ones do."""
     who = {"human": panel(), "unbiased": panel(verbosity=0.0), "judge": Judge(), "weak": weak_judge()}
     names, table, pairs = agreement(*drawn, who, rng())
+    assert pairs[0, 0] == pairs.max() > 0.8 * len(drawn[0])
     assert names == ["gold", "longer", "human", "unbiased", "judge", "weak"]
     cell = {(one, other): table[i, j] for i, one in enumerate(names) for j, other in enumerate(names)}
     assert 0.65 < cell["human", "human"] < 0.75

@@ -2,13 +2,14 @@
 
 import itertools
 import json
+import re
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from repro.core.errors import DataError, SettingsError
-from repro.world import constants, dialogue, gold, knowledge, language, programs, reasoning, tasks
+from repro.world import constants, dialogue, gold, knowledge, language, programs, reasoning, sources, tasks
 from repro.world.task import TEST, TRAIN, Task, choose, holds, on_side, phrase, replaced, side, words
 
 LEVELS = [(name, level) for name, category in tasks.CATEGORIES.items() for level in category.levels]
@@ -219,6 +220,22 @@ def test_requests_are_split_by_phrasing():
     rng, patterns = np.random.default_rng(7), ("a", "b", "c")
     found = {split: {phrase(rng, split, patterns) for _ in range(300)} for split in (TRAIN, TEST)}
     assert not found[TRAIN] & found[TEST] and len(found[TRAIN] | found[TEST]) == 3 * len(language.REQUESTS)
+
+
+def test_no_step_of_a_test_sum_stands_in_a_training_answer():
+    """Operands are split step by step: a sum of two steps must not show training what a test sum asks."""
+    seen = r"(\d+) (plus|minus) (\d+) is"
+
+    def keys(text):
+        return {reasoning.step_keys([int(a), int(b)], [sign])[0] for a, sign, b in re.findall(seen, text)}
+
+    shown = {key for row in sources.demonstrations(4000, 1, style="bare") for key in keys(row["messages"][-1]["content"])}
+    rng = np.random.default_rng(4)
+    for name, level in [("sums", 1), ("sums", 2), ("sums", 3), ("dialogue", 3)]:
+        for _ in range(150):
+            asked = tasks.draw(name, rng, TEST, level)
+            assert not shown & keys(tasks.respond(asked, rng))
+    assert len(shown) > 1000
 
 
 def test_both_halves_of_every_test_creature_are_known_from_training():

@@ -203,10 +203,7 @@ def _build(step: Callable[[Job], None], folder: Path, job: Job, parts: dict[str,
 
 
 def _writing(folder: Path, error: OSError) -> ArtifactError:
-    fixes = {
-        errno.ENOSPC: "free some space, or set REPRO_RUNS to a larger disk",
-        errno.EDQUOT: "free some space, or set REPRO_RUNS to a larger disk",
-    }
+    fixes = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or set REPRO_RUNS to a larger disk")
     fix = fixes.get(error.errno, "make the folder writable, or set REPRO_RUNS to one that is")
     return ArtifactError(f"cannot be written: {error.strerror}", where=error.filename or folder, fix=fix)
 
@@ -250,9 +247,7 @@ def run(
                 shutil.rmtree(folder)
             else:
                 note(f"cached    {label}, {found.manifest['seconds']:.1f} s saved")
-                HISTORY.append(
-                    {"step": parts["step"], "seed": seed, "cached": True, "seconds": found.manifest["seconds"]}
-                )
+                _remember(found, cached=True)
                 return found
         return _compute(step, folder, Section(settings, settings.origin), inputs, seed, parts, label)
     finally:
@@ -279,8 +274,13 @@ def _compute(
         shutil.rmtree(out, ignore_errors=True)
     built = _open(folder)
     note(f"computed  {label} in {built.manifest['seconds']:.1f} s")
-    HISTORY.append({"step": parts["step"], "seed": seed, "cached": False, "seconds": built.manifest["seconds"]})
+    _remember(built, cached=False)
     return built
+
+
+def _remember(made: Artifact, *, cached: bool) -> None:
+    kept = {name: made.manifest[name] for name in ("step", "key", "seed", "seconds")}
+    HISTORY.append(kept | {"cached": cached})
 
 
 def stored() -> list[Artifact]:

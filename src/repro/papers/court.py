@@ -5,7 +5,7 @@ read: headroom, the reward models' learning curve, length bias, the benchmarks' 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -156,8 +156,15 @@ def benchmark_nulls(rows: Sequence[Mapping]) -> list[Record]:
 
 
 def labelled_by(panel: annotators.Annotator, count: int, seed: int) -> list[Pair]:
-    """The first pairs of the broadest source, labelled by these annotators in place of its own."""
-    return miniature.pairs(["UltraFeedback"], count, seed, annotator=panel)
+    """The first pairs of the broadest source, the same ones in the same order whoever labels them, labelled anew."""
+    pairs = miniature.pairs(["UltraFeedback"], count, seed)
+    asked = [Task.of(pair.extras["task"]) for pair in pairs]
+    sides = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
+    first = panel.label(asked, *sides, np.random.default_rng([seed, 23])) == annotators.FIRST
+    return [
+        pair if said else replace(pair, chosen=pair.rejected, rejected=pair.chosen)
+        for pair, said in zip(pairs, first, strict=True)
+    ]
 
 
 def dialled(verbosity: float) -> annotators.Annotator:
@@ -226,7 +233,7 @@ class Pressure:
         return mean_interval(values[..., -1] - values[..., start])
 
     def records(self) -> list[Record]:
-        """world.overoptimisation: proxy and gold by n, and how both change from the first n and from n = 4 to the last."""
+        """world.overoptimisation: proxy and gold of the pick by n, and gold of its own pick."""
         name, found = "world.overoptimisation", []
         for column, values in (("proxy", self.proxy), ("gold", self.gold), ("gold, picked by gold", self.by_gold)):
             seeds = [0] if values.ndim == 2 else self.seeds

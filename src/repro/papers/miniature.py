@@ -79,7 +79,7 @@ def _fine_tuning(role: str, settings: Section) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Pool:
-    """n answers of one policy to each task, and what each is worth: texts (prompts)(n); gold and words, (prompts, n)."""
+    """n answers of one policy to each task, and what each is worth: texts (prompts)(n); gold, (prompts, n)."""
 
     tasks: list[Task]
     answers: Answers
@@ -113,12 +113,12 @@ def pool(role: str, asked: Sequence[Task], settings: Section, *, n: int, seed: i
     return Pool(list(asked), found, graded(asked, found.texts))
 
 
-def balanced(per_level: int, seed: int, split: str = TEST) -> list[Task]:
+def balanced(per_category: int, seed: int, split: str = TEST) -> list[Task]:
     """Equally many tasks of every category, its levels in turn: what headroom and reward models are measured on."""
     rng = np.random.default_rng([seed, 11])
     found = []
     for name, category in tasks.CATEGORIES.items():
-        found += [tasks.draw(name, rng, split, category.levels[i % len(category.levels)]) for i in range(per_level)]
+        found += [tasks.draw(name, rng, split, category.levels[i % len(category.levels)]) for i in range(per_category)]
     return found
 
 

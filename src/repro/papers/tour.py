@@ -39,7 +39,7 @@ Grid = tuple[list[str], list[list[str]]]
 SHOWN = ("all", "chat", "constraints", "harmful", "sums", "programs", "facts")
 FOLLOWED = "constraints"  # the category of the prompt that the tour follows: short, and easily overlooked
 QUANTITIES = ("loss", "gradient_norm", "learning_rate")
-REACHED = 65.0  # percent: a kind of item is within a reward model's reach above it
+REACHED = 65.0  # percent: a kind of item is within a reward model's reach if its whole interval lies above
 PERCENT = 100.0
 
 
@@ -125,7 +125,7 @@ def benchmark_records(study: Curve, rows: Sequence[Mapping]) -> list[Record]:
 
 
 def heatmaps(contrast: Contrast) -> dict[str, LengthHeatmap]:
-    """The contrast's correlations by mean length, on edges that all three share."""
+    """The contrast's correlations of the first seed by mean length, on edges that all three share."""
     longest = max(float(np.max(each.mean_length)) for found in contrast.bias.values() for each in found)
     edges = np.arange(0, longest + 40, 40)
     return {who: length_heatmap(contrast.bias[who][0], edges) for who in (BIASED, UNBIASED, GOLD)}
@@ -207,7 +207,7 @@ def stages() -> Grid:
     """Seconds of each kind of step that this page needed, whenever they were computed, and how many there were."""
     seconds: dict[str, dict[str, float]] = defaultdict(dict)
     for line in HISTORY:
-        seconds[line["step"]][f"{line.get('key')} {line['seed']} {line['seconds']}"] = line["seconds"]
+        seconds[line["step"]][line["key"]] = line["seconds"]
     lines = [[name, str(len(each)), f"{sum(each.values()):.1f}"] for name, each in seconds.items()]
     lines.sort(key=lambda line: -float(line[2]))
     return ["step", "artifacts", "seconds"], lines
@@ -217,7 +217,7 @@ def numbers(
     headroom: Sequence[Record], study: Curve, bench: Sequence[Record], biased: Contrast, pressed: Pressure
 ) -> dict[str, Interval | str]:
     """What the page's prose cites."""
-    last = {row.row: row.value for row in bench if row.column == f"pairs = {max(study.accuracy)}"}
+    last = {row.row: row.interval.low for row in bench if row.column == f"pairs = {max(study.accuracy)}"}
     reached = [name for name in benchmarks.SECTIONS["Reasoning"] if last[name] > REACHED]
     missed = [name for name in benchmarks.SECTIONS["Reasoning"] if name not in reached]
     every = {row.column: row for row in headroom if row.row == "all"}

@@ -14,7 +14,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the matrices between embeddings and head, AdamW for the rest (Jordan et al. 2024), as one optimiser."""
 
     def __init__(self, model: PreTrainedModel, rate: float, decay: float) -> None:
-        hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
+        hidden = [
+            weight
+            for name, weight in model.named_parameters()
+            if weight.ndim == 2 and "embed" not in name and "lm_head" not in name
+        ]
         known = {id(weight) for weight in hidden}
         others = [weight for weight in model.parameters() if id(weight) not in known]
         muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")

@@ -75,7 +75,7 @@ def _further(first: Task, rng: Rng) -> tuple[tuple[int, int, str], str]:
     def step() -> tuple[tuple[int, int, str], str]:
         sign = choose(rng, [reasoning.PLUS] * (start < 90) + [reasoning.MINUS] * (start > 19))
         more = int(rng.integers(10, 100 - start) if sign == reasoning.PLUS else rng.integers(10, start - 9))
-        return (start, more, sign), reasoning.sum_key([start, more], [sign])
+        return (start, more, sign), reasoning.step_keys([start, more], [sign])[0]
 
     return on_side(first.split, step)
 

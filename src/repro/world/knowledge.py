@@ -114,14 +114,18 @@ def premise_body(task: Task, rng: Rng, wrong: bool, part: bool) -> list[str]:
 
 
 def premise_marks(task: Task, text: str) -> tuple[float, float]:
-    """Correct: denies a false premise or accepts a true one (half), and states what is so (half); complete: both are there."""
+    """Correct: denies a false premise or accepts a true one (half), states what is so (half), nothing if it takes the wrong side; complete: both are there."""
     creature, relation = task.facts["creature"], task.facts["relation"]
     value = value_of(creature, relation)
     denied, agreed = holds(text, DENIES), holds(text, AGREES)
-    right = denied != agreed and denied == (task.facts["said"] != value)
+    false = task.facts["said"] != value
+    if (agreed and denied) or (agreed if false else denied):
+        stance = None  # it takes the wrong side, or both
+    else:
+        stance = 0.5 * (denied or agreed)
     stated = [each for each in RELATIONS[relation][2] if holds(text, each)]
     complete = (bool(stated) + (denied or agreed)) / 2
-    return (0.5 + 0.5 * (stated == [value])) if right else 0.0, complete
+    return (0.0 if stance is None else stance + 0.5 * (stated == [value])), complete
 
 
 CATEGORIES = (

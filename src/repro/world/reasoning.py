@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from repro.world import language, programs
-from repro.world.task import Category, Rng, Task, choose, holds, on_side, person, phrase, replaced
+from repro.world.task import Category, Rng, Task, choose, holds, on_side, person, phrase, replaced, side
 
 PLUS, MINUS = "plus", "minus"
 STORIES = {
@@ -35,10 +35,13 @@ def steps(facts: Mapping[str, Any]) -> list[tuple[int, str, int, int]]:
     return found
 
 
-def sum_key(numbers: list[int], signs: list[str]) -> str:
-    """The key that the split knows a sum by: 15 plus 42 is 42 plus 15."""
-    first = sorted(numbers[:2]) if signs[0] == PLUS else numbers[:2]
-    return f"sums {' '.join(map(str, [*first, *numbers[2:], *signs]))}"
+def step_keys(numbers: list[int], signs: list[str]) -> list[str]:
+    """The keys that the split knows the steps of a sum by: 15 plus 42 is 42 plus 15."""
+    found = []
+    for left, sign, right, _ in steps({"numbers": numbers, "signs": signs}):
+        first, second = sorted((left, right)) if sign == PLUS else (left, right)
+        found.append(f"sums {first} {second} {sign}")
+    return found
 
 
 def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
@@ -52,9 +55,11 @@ def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
             sign = PLUS if left < 50 else MINUS
             numbers.append(int(rng.integers(10, 99 - left) if sign == PLUS else rng.integers(10, left - 9)))
             signs.append(sign)
-        return (numbers, signs), sum_key(numbers, signs)
+        keys = step_keys(numbers, signs)
+        there = all(side(key) == split for key in keys)  # each step is a sum that the other side must not show
+        return (numbers, signs, keys), keys[0] if there else next(key for key in keys if side(key) != split)
 
-    (numbers, signs), key = on_side(split, operands)
+    (numbers, signs, sum_keys), _ = on_side(split, operands)
     name, name_key = person(rng, split)
     things = choose(rng, language.THINGS)
     story = choose(rng, STORIES[signs[0]]).format(name=name, a=numbers[0], b=numbers[1], things=things)
@@ -66,7 +71,7 @@ def draw_sum(rng: Rng, split: str, difficulty: int) -> Task:
         asks += (f"What is {numbers[0]} {signs[0]} {numbers[1]}?",)
     prompt = phrase(rng, split, asks, things=things)
     facts = {"name": name if name in prompt else None, "numbers": numbers, "signs": signs}
-    keys = (name_key, key) if name in prompt else (key,)
+    keys = (*sum_keys, name_key) if name in prompt else tuple(sum_keys)
     return Task("sums", (("user", prompt),), facts, difficulty, split, keys)
 
 
