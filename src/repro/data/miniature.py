@@ -6,13 +6,11 @@ from typing import Any
 
 from repro.core import artifacts
 from repro.core.artifacts import Artifact, Job
-from repro.data.schema import Pair, Prompt
+from repro.data.schema import Pair
 from repro.world import sources
 from repro.world.academic import write_academic
 from repro.world.annotators import Annotator
-from repro.world.task import Task
 
-NAME = "miniature world"
 CONVERSATIONS, TEXTS = "conversations.jsonl", "texts.json"
 LEXICON = 8_000  # demonstrations that name every word of the world at least once
 
@@ -65,8 +63,3 @@ def pairs(
 ) -> list[Pair]:
     """Cleaned pairs of a mixture ("mix1", "mix2" or source names), labelled anew by `annotator` if one is given."""
     return as_pairs(sources.mixture(names, count, seed, split, annotator))
-
-
-def as_prompts(tasks: Iterable[Task]) -> list[Prompt]:
-    """Tasks as prompts, each with its task in `extras`, from which an answer can be graded."""
-    return [Prompt(task.turns, NAME, {"task": task.row()}) for task in tasks]

@@ -23,7 +23,7 @@ from repro.models.load import find_model
 from repro.models.scratch import scratch
 from repro.train.reward_tokens import TokenRewardModel, finetuning
 from repro.train.sft import SFT_SETTINGS, sft
-from repro.world import gold, sources, tasks
+from repro.world import gold, tasks
 from repro.world.task import TEST, Task
 
 ROLES = ("small", "large", "strong")
@@ -158,8 +158,3 @@ def concordance(reward: np.ndarray, worth: np.ndarray) -> np.ndarray:
 def history(model: Artifact) -> dict:
     """The training record of a policy: loss, gradient norm and learning rate of every step, tokens, set aside."""
     return json.loads((model / "history.json").read_text())
-
-
-def prompt_tasks(count: int, split: str, seed: int) -> list[Task]:
-    """Tasks of the six prompt sources of iterative DPO."""
-    return sources.prompts(count, split, seed)
