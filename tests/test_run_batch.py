@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from miniature_project import make
+
+from repro.batch import chapters
 
 ALL = ["00_tour", "p1_01_wrong", "p1_02_absent", "p2_01_slow", "99_scorecard"]
 
@@ -280,3 +283,14 @@ def test_a_kernel_that_dies_fails_its_chapter(tmp_path):
     assert project.run(only="p2")[0] == 1
     assert project.status("p2_01_slow")["error"]["ename"] == "KernelDied"
     assert project.ran().count("p2_01_slow") == 1  # a kernel that dies in a cell is not tried again
+
+
+def test_a_process_is_known_again_when_the_clock_is_put_right(monkeypatch):
+    """A time of day that jumps, after sleep or by a time server, must not pass for a run that ended."""
+    owner = chapters.this_process()
+    began = psutil.Process().create_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: began + 3600)
+    if Path("/proc/self/stat").exists():
+        assert chapters.alive(owner)
+    assert not chapters.alive({**owner, "created": owner["created"] + 100})
+    assert not chapters.alive({**owner, "pid": 2**22 + 1})

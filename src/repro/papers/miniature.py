@@ -107,9 +107,10 @@ def graded(asked: Sequence[Task], texts: Sequence[Sequence[str]]) -> np.ndarray:
     return np.array([[gold.grade(task, text).gold for text in row] for task, row in zip(asked, texts, strict=True)])
 
 
-def pool(role: str, asked: Sequence[Task], settings: Section, *, n: int, seed: int = 0) -> Pool:
-    """n answers of a role's policy to each task, drawn once and graded."""
-    found = sampled(policy(role, settings), [task.turns for task in asked], settings, n=n, seed=seed)
+def pool(who: str | Artifact, asked: Sequence[Task], settings: Section, *, n: int, seed: int = 0) -> Pool:
+    """n answers to each task by a role's policy, or by any other, drawn once and graded."""
+    model = policy(who, settings) if isinstance(who, str) else who
+    found = sampled(model, [task.turns for task in asked], settings, n=n, seed=seed)
     return Pool(list(asked), found, graded(asked, found.texts))
 
 
@@ -132,6 +133,14 @@ def reward_models(
     chosen, start = settings.renamed(model=role), policy(role, settings)
     made = run_all([finetuning(pairs, chosen, seed, start) for pairs, seed in sets], settings.workers)
     return [TokenRewardModel(each, chosen) for each in made]
+
+
+def reward_model_of(settings: Section, seed: int, mixture: str = "mix2") -> TokenRewardModel:
+    """The reward model that later chapters optimise: p2.eq4 on `reward_pairs` pairs of a mixture.
+
+    settings: the section `world`.
+    """
+    return reward_models([(miniature.pairs(mixture, settings.reward_pairs, seed), seed)], settings)[0]
 
 
 def rewards(models: Sequence[TokenRewardModel], answers: Pool) -> np.ndarray:
