@@ -2,6 +2,7 @@
 
 import os
 
+from repro.core import artifacts
 from repro.core.artifacts import Job
 from repro.core.errors import DataError
 
@@ -14,3 +15,9 @@ def named(job: Job) -> None:
 def refused(job: Job) -> None:
     """Fails, as a step does on bad data."""
     raise DataError("on purpose", where=f"value {job.settings.value}", fix="none")
+
+
+def follow(*values: object) -> None:
+    """A run of several steps, one after the other; "refuse" is one that fails."""
+    for value in values:
+        artifacts.run(refused if value == "refuse" else named, settings={"value": value}, seed=0)

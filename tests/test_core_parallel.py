@@ -6,7 +6,7 @@ import pytest
 
 from repro.core import artifacts
 from repro.core.errors import DataError
-from repro.core.parallel import run_all
+from repro.core.parallel import ahead, run_all
 from tests import parallel_steps
 
 
@@ -40,3 +40,20 @@ def test_an_error_is_raised_here_and_the_others_stay():
         run_all([*calls(parallel_steps.named, 1), *calls(parallel_steps.refused, 2)], workers=2)
     assert artifacts.known(**calls(parallel_steps.named, 1)[0])
     assert not artifacts.known(**calls(parallel_steps.refused, 2)[0])
+
+
+def test_runs_ahead_leave_what_the_caller_then_finds(runs):
+    ahead(parallel_steps.follow, [(1, 2), (2, 3)], workers=2)
+    made = {value: artifacts.run(**calls(parallel_steps.named, value)[0]) for value in (1, 2, 3)}
+    by = {value: (each / "answer.txt").read_text().split()[1] for value, each in made.items()}
+    assert str(os.getpid()) not in by.values() and by[1] != by[3]
+
+
+def test_one_worker_or_one_call_does_nothing_and_a_failure_is_left_to_the_caller():
+    ahead(parallel_steps.follow, [(1, 2), (2, 3)], workers=1)
+    ahead(parallel_steps.follow, [(1, 2)], workers=2)
+    assert not artifacts.known(**calls(parallel_steps.named, 1)[0])
+    ahead(parallel_steps.follow, [(1, 4), (2, "refuse")], workers=2)
+    assert artifacts.known(**calls(parallel_steps.named, 4)[0]) and artifacts.known(**calls(parallel_steps.named, 2)[0])
+    with pytest.raises(DataError, match="on purpose"):
+        parallel_steps.follow(2, "refuse")

@@ -7,7 +7,7 @@ are faster than one after the other on both.
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import Any
@@ -38,6 +38,28 @@ def run_all(calls: Sequence[dict[str, Any]], workers: int | None = None) -> list
 def _make(call: dict[str, Any]) -> None:
     os.environ["REPRO_BATCH"] = "1"  # one bar for all, not one each
     artifacts.run(**call)
+
+
+def ahead(function: Callable[..., Any], calls: Sequence[tuple], workers: int | None = None) -> None:
+    """Call `function(*arguments)` for each of the calls in processes of their own, for the artifacts that they leave.
+
+    Their results are dropped: the caller then calls the function itself, one after the other as its algorithm reads, and
+    finds every step done. One worker or one call has nothing to gain, and nothing happens; a call that fails here will
+    fail there, where its error can be raised. function, arguments: what another process can import and be sent.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(calls))
+    if workers < 2:
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+        futures = [pool.submit(_call, function, arguments) for arguments in calls]
+        for future in progress(as_completed(futures), total=len(futures), label="runs at once"):
+            if error := future.exception():
+                note(f"again     a run failed beside others ({type(error).__name__}); it goes on alone")
+
+
+def _call(function: Callable[..., Any], arguments: tuple) -> None:
+    os.environ["REPRO_BATCH"] = "1"  # one bar for all, not one each
+    function(*arguments)
 
 
 def _end_with(parent: int) -> None:
