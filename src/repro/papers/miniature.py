@@ -67,14 +67,21 @@ def policy(role: str, settings: Section) -> Artifact:
 
 
 def _fine_tuning(role: str, settings: Section) -> dict[str, Any]:
-    strong = role == "strong"
-    count = settings.strong_demonstrations if strong else settings.demonstrations
-    shown = miniature.demonstrations(count, style="clean" if strong else "mixed")
-    inputs = {
-        "base": base(settings[role], settings),
-        "conversations": artifacts.external(shown / miniature.CONVERSATIONS),
-    }
+    if role == "strong":
+        return _tuning(settings.strong, settings, settings.strong_demonstrations, "clean")
+    return _tuning(settings[role], settings, settings.demonstrations, "mixed")
+
+
+def _tuning(name: str, settings: Section, count: int, style: str) -> dict[str, Any]:
+    shown = miniature.demonstrations(count, style=style)
+    conversations = artifacts.external(shown / miniature.CONVERSATIONS)
+    inputs = {"base": base(name, settings), "conversations": conversations}
     return {"step": sft, "settings": settings.pick(*SFT_SETTINGS), "inputs": inputs, "seed": 0}
+
+
+def policy_from(name: str, settings: Section) -> Artifact:
+    """The SFT policy of any base on demonstrations of mixed quality, as `small` and `large` are. Raises as `policy`."""
+    return artifacts.run(**_tuning(name, settings, settings.demonstrations, "mixed"))
 
 
 @dataclass(frozen=True)
