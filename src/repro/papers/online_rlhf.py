@@ -206,7 +206,8 @@ def _chosen_and_rejected(
     """Places of the two answers picked by rank, the one that `order` puts first in front; nothing if it puts neither."""
     best, other = int(rank.argmax()), int(rank.argmin())
     if recipe.exploration == BEST_RANDOM:
-        other = int(rng.choice(np.delete(np.arange(len(rank)), best)))
+        others = np.flatnonzero(rank != rank[best])  # so that both explorations lose the same prompts
+        other = int(rng.choice(others)) if len(others) else best
     if order[best] != order[other]:
         yield (best, other) if order[best] > order[other] else (other, best)
 
