@@ -1,6 +1,7 @@
 """Steps for test_core_parallel: a process of its own must be able to import them."""
 
 import os
+import time
 
 from repro.core import artifacts
 from repro.core.artifacts import Job
@@ -21,3 +22,8 @@ def follow(*values: object) -> None:
     """A run of several steps, one after the other; "refuse" is one that fails."""
     for value in values:
         artifacts.run(refused if value == "refuse" else named, settings={"value": value}, seed=0)
+
+
+def slow(job: Job) -> None:
+    """Takes a minute: long enough to be interrupted."""
+    time.sleep(60)

@@ -1,6 +1,10 @@
 """Steps at once give what they give one after the other, in processes of their own, and their errors come back."""
 
 import os
+import signal
+import threading
+import time
+from multiprocessing import active_children
 
 import pytest
 
@@ -57,3 +61,16 @@ def test_one_worker_or_one_call_does_nothing_and_a_failure_is_left_to_the_caller
     assert artifacts.known(**calls(parallel_steps.named, 4)[0]) and artifacts.known(**calls(parallel_steps.named, 2)[0])
     with pytest.raises(DataError, match="on purpose"):
         parallel_steps.follow(2, "refuse")
+
+
+def test_an_interrupt_ends_the_processes_too():
+    def interrupt():
+        while not active_children():
+            time.sleep(0.05)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    began = time.monotonic()
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_all(calls(parallel_steps.slow, 1, 2), workers=2)
+    assert time.monotonic() - began < 30 and not active_children()

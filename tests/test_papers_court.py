@@ -5,7 +5,7 @@ import pytest
 
 from repro.core.settings import load
 from repro.models.answers import Answers
-from repro.papers import court, miniature, tour
+from repro.papers import agreement, court, miniature, tour
 from repro.papers.miniature import Pool, concordance
 from repro.world import tasks
 
@@ -80,7 +80,7 @@ def test_the_benchmark_nulls_are_a_coin_in_every_section():
 
 
 def test_agreements_are_where_people_and_judges_were_meant_to_be():
-    names, matrix, rows = court.agreements(1500)
+    names, matrix, rows = agreement.agreements(1500)
     at = {name: place for place, name in enumerate(names)}
     people, judge = at["people"], at["judge"]
     assert 0.65 <= matrix[people, people] <= 0.75 and 0.70 <= matrix[people, at["gold"]] <= 0.80

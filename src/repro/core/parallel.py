@@ -7,9 +7,10 @@ are faster than one after the other on both.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from repro.core import artifacts
@@ -26,8 +27,7 @@ def run_all(calls: Sequence[dict[str, Any]], workers: int | None = None) -> list
     workers = min(workers or os.cpu_count() or 1, len(calls))
     missing = [call for call in calls if workers > 1 and not artifacts.known(**call)]
     if len(missing) > 1:
-        # spawn: a forked process would inherit torch's threads in an unknown state
-        with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+        with _processes(workers) as pool:
             futures = [pool.submit(_make, call) for call in missing]
             for future in progress(as_completed(futures), total=len(futures), label="steps at once"):
                 if error := future.exception():
@@ -50,7 +50,7 @@ def ahead(function: Callable[..., Any], calls: Sequence[tuple], workers: int | N
     workers = min(workers or os.cpu_count() or 1, len(calls))
     if workers < 2:
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+    with _processes(workers) as pool:
         futures = [pool.submit(_call, function, arguments) for arguments in calls]
         for future in progress(as_completed(futures), total=len(futures), label="runs at once"):
             if error := future.exception():
@@ -60,6 +60,20 @@ def ahead(function: Callable[..., Any], calls: Sequence[tuple], workers: int | N
 def _call(function: Callable[..., Any], arguments: tuple) -> None:
     os.environ["REPRO_BATCH"] = "1"  # one bar for all, not one each
     function(*arguments)
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that ends at once when this process is interrupted; spawned, for a fork would inherit torch's threads."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),))
+    try:
+        yield pool
+    except BaseException:
+        for child in active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with(parent: int) -> None:

@@ -19,7 +19,7 @@ from repro.evaluate.preference import pair_outcomes
 from repro.papers.miniature import Pool, concordance, pool, reward_models, rewards
 from repro.train.reward_tokens import TokenRewardModel
 from repro.world import annotators, benchmarks, constants, tasks
-from repro.world.task import TEST, Task
+from repro.world.task import Task
 
 SCORED = 8  # answers a prompt that a reward model's accuracy on gold order rests on
 BEST_OF = 16
@@ -109,9 +109,13 @@ class Curve:
 
 
 def curve(large: Pool, world: Section, counts: Sequence[int], seeds: Sequence[int]) -> Curve:
-    """Reward models on the first pairs of mix2, as many as `counts` says, judged by the order they give a policy's answers."""
+    """Reward models on the first pairs of mix2, as many as `counts` says, judged by the order they give a policy's answers.
+
+    The last is the one that later chapters optimise, on `reward_pairs`.
+    """
     scored = large.first(SCORED)
     accuracy, models = {}, {}
+    counts = [*[count for count in counts if count < world.reward_pairs], world.reward_pairs]
     sets = [(miniature.pairs("mix2", count, seed), seed) for count in counts for seed in seeds]
     trained = reward_models(sets, world)
     found = rewards(trained, scored)
@@ -182,12 +186,19 @@ class Contrast:
 
     def mean(self, who: str) -> Interval:
         """Mean coefficient over prompts and seeds."""
-        return mean_interval(np.array([each.correlation for each in self.bias[who]]))
+        return mean_interval(self._coefficients(who))
 
     def difference(self) -> Interval:
         """Biased less unbiased, paired by prompt and seed."""
-        both = [np.array([each.correlation for each in self.bias[who]]) for who in (BIASED, UNBIASED)]
-        return difference_interval(*both)
+        return difference_interval(*(self._coefficients(who) for who in (BIASED, UNBIASED)))
+
+    def left(self) -> Interval:
+        """What unbiased labels leave beyond gold's own correlation, paired by prompt."""
+        unbiased = self._coefficients(UNBIASED)
+        return difference_interval(unbiased, np.tile(self._coefficients(GOLD), (len(unbiased), 1)))
+
+    def _coefficients(self, who: str) -> np.ndarray:
+        return np.array([each.correlation for each in self.bias[who]])
 
     def records(self) -> list[Record]:
         """world.length_bias: mean coefficient, and accuracy on gold order in percent."""
@@ -198,7 +209,9 @@ class Contrast:
         for who, values in self.accuracy.items():
             options = {"unit": "%", "seeds": self.seeds}
             found.append(record(name, who, "gold order", mean_interval(values).scaled(PERCENT), **options))
-        return [*found, record(name, "biased less unbiased", "coefficient", self.difference(), seeds=self.seeds)]
+        for row, value in (("biased less unbiased", self.difference()), ("unbiased less gold", self.left())):
+            found.append(record(name, row, "coefficient", value, seeds=self.seeds))
+        return found
 
 
 def contrast(large: Pool, world: Section, count: int, seeds: Sequence[int]) -> Contrast:
@@ -262,33 +275,6 @@ def pressure(large: Pool, world: Section, count: int, ns: Sequence[int], seeds: 
         golds.append(best_of_n_curve(found, large.gold, ns))
     by_gold = best_of_n_curve(large.gold, large.gold, ns)
     return Pressure(list(ns), np.array(proxies), np.array(golds), by_gold, tuple(seeds))
-
-
-# annotators
-
-
-def agreements(count: int) -> tuple[list[str], np.ndarray, list[Record]]:
-    """Who agrees with whom on `count` pairs of mixed writers' answers to test prompts, in percent (world.annotators)."""
-    rng = np.random.default_rng(17)
-    names = list(tasks.CATEGORIES)
-    asked = [tasks.draw(names[i % len(names)], rng, TEST) for i in range(count)]
-    first, second = ([tasks.respond(task, rng, tasks.faults(rng)) for task in asked] for _ in "12")
-    who = {
-        "people": annotators.panel(),
-        "people, unbiased": dialled(0.0),
-        "judge": annotators.Judge(),
-        "weak judge": annotators.weak_judge(),
-    }
-    found, matrix, pairs = annotators.agreement(asked, first, second, who, rng)
-    rows = []
-    for i, one in enumerate(found):
-        for j, other in enumerate(found[: i + 1]):
-            if one in who or other in who:
-                both = int(pairs[i, j])
-                width = 1.96 * np.sqrt(matrix[i, j] * (1 - matrix[i, j]) / both)
-                value = Interval(matrix[i, j], matrix[i, j] - width, matrix[i, j] + width, both).scaled(PERCENT)
-                rows.append(record("world.annotators", one, other, value, unit="%", seeds=[0]))
-    return found, matrix, rows
 
 
 def rewardbench(items: int) -> list[dict]:
