@@ -112,3 +112,10 @@ def test_every_tier_names_its_models_and_sizes():
         made = [world[role].startswith(miniature.MINIATURE) for role in miniature.ROLES]
         assert all(made) or not any(made)
         assert settings.section("00_tour").bon_n[-1] <= settings.section("00_tour").pool
+
+
+def test_balanced_asks_no_prompt_twice_while_a_level_has_others():
+    asked = miniature.balanced(60, 0)
+    assert len({task.turns for task in asked}) == len(asked) == 60 * len(tasks.CATEGORIES)
+    again = miniature.balanced(60, 0)
+    assert [task.turns for task in again] == [task.turns for task in asked]

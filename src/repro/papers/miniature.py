@@ -122,11 +122,18 @@ def pool(who: str | Artifact, asked: Sequence[Task], settings: Section, *, n: in
 
 
 def balanced(per_category: int, seed: int, split: str = TEST) -> list[Task]:
-    """Equally many tasks of every category, its levels in turn: what headroom and reward models are measured on."""
-    rng = np.random.default_rng([seed, 11])
-    found = []
+    """Equally many tasks of every category, its levels in turn: what headroom and reward models are measured on.
+
+    A prompt drawn before is drawn anew, twenty times at most: a level can have few.
+    """
+    rng, found, seen = np.random.default_rng([seed, 11]), [], set()
     for name, category in tasks.CATEGORIES.items():
-        found += [tasks.draw(name, rng, split, category.levels[i % len(category.levels)]) for i in range(per_category)]
+        for place in range(per_category):
+            level = category.levels[place % len(category.levels)]
+            drawn = (tasks.draw(name, rng, split, level) for _ in range(20))
+            new = (task for task in drawn if task.turns not in seen)
+            found.append(next(new, None) or tasks.draw(name, rng, split, level))
+            seen.add(found[-1].turns)
     return found
 
 
