@@ -226,7 +226,7 @@ def test_bad_input_is_named(model, tokenizer):
         answer_logprobs(model, tokenizer, [(("user", "a"),)], [["b"], ["c"]], limit=9)
     broken = copy.deepcopy(model)
     broken.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="prompt 0: a log-probability is not finite"):
         answer_logprobs(broken, tokenizer, [(("user", "a"),)], [["b"]], limit=9)
     windowed = copy.deepcopy(model)
     windowed.config.sliding_window = 8

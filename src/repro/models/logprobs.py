@@ -21,12 +21,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from repro.core.artifacts import Artifact, Job
-from repro.core.errors import DataError
+from repro.core.errors import DataError, SettingsError
 from repro.core.progress import progress
 from repro.core.settings import Section
 from repro.models.features import stored
 from repro.models.generation import Turns, encode, end_tokens
-from repro.models.load import load_model, load_tokenizer, threads, threads_for
+from repro.models.load import PRECISIONS, load_model, load_tokenizer, threads, threads_for
 
 FILE = "logprobs.json"
 LOGPROB_SETTINGS = ("max_tokens", "precision", "device")
@@ -53,7 +53,8 @@ def answer_logprobs(
     """log pi(answer | prompt) in nats of each answer to each prompt, its end token counted: (answers,) float64 a prompt.
 
     limit: tokens of prompt and answer, or the model's positions if fewer; batch_size: prompts at a time, which changes
-    memory and speed. Results are on the CPU. Raises DataError as `encode_answers` and `encoded_logprobs` do.
+    memory and speed. Results are on the CPU. Raises DataError if one is not finite, and as `encode_answers` and
+    `encoded_logprobs` do.
     """
     encoded = encode_answers(model, tokenizer, prompts, answers, limit=limit)
     sizes = [sum(len(each.prompt) + sum(map(len, each.answers)) for each in trees) for trees in encoded]
@@ -62,6 +63,9 @@ def answer_logprobs(
     for start in progress(range(0, len(order), batch_size), label="log-probabilities"):
         batch = order[start : start + batch_size]
         for place, sums in zip(batch, encoded_logprobs(model, [encoded[place] for place in batch]), strict=True):
+            if not bool(sums.isfinite().all()):
+                fix = "check the model's weights and precision (bf16 or fp32)"
+                raise DataError("a log-probability is not finite", where=f"prompt {place}", fix=fix)
             found[place] = sums
     return found
 
@@ -154,8 +158,8 @@ def _check_lengths(prompts: Sequence[Turns], tokens: Sequence[Sequence[Sequence[
 def encoded_logprobs(model: PreTrainedModel, encoded: Sequence[Sequence[Tree]]) -> list[Tensor]:
     """log pi of each prompt's answers, (answers,) float64 a prompt, on the CPU, in one forward pass.
 
-    Raises DataError if one is not finite, or a conversation is longer than the model's attention window, which the
-    tree's mask does not know.
+    Not checked for numbers that are none: a training loop does that, and can name its step. Raises DataError if a
+    conversation is longer than the model's attention window, which the tree's mask does not know.
     """
     trees = [tree for each in encoded for tree in each]
     window = getattr(model.config.get_text_config(), "sliding_window", None)
@@ -163,9 +167,6 @@ def encoded_logprobs(model: PreTrainedModel, encoded: Sequence[Sequence[Tree]]) 
     if window and longest > window:
         raise DataError(f"{longest} tokens under an attention window of {window}", fix=f"set the limit to {window}")
     sums, found = _forward(model, trees).split([len(tree.answers) for tree in trees]), []
-    if not all(bool(each.isfinite().all()) for each in sums):
-        fix = "check the model's weights and precision (bf16 or fp32)"
-        raise DataError("a log-probability is not finite", where=model.name_or_path, fix=fix)
     parts = iter(zip(trees, sums, strict=True))
     for each in encoded:
         mine = [next(parts) for _ in each]
@@ -255,5 +256,11 @@ def logprobs(job: Job) -> None:
 
 
 def half(model: PreTrainedModel, precision: str) -> torch.autocast:
-    """Computing in bfloat16 around fp32 weights if `precision` is bf16: what training does, its reference must do."""
+    """Computing in bfloat16 around fp32 weights if `precision` is bf16: what training does, its reference must do.
+
+    Raises SettingsError for another precision than bf16 and fp32.
+    """
+    if precision not in PRECISIONS:
+        fix = f"choose from {', '.join(PRECISIONS)}"
+        raise SettingsError(f"unknown value {precision!r}", where="precision", fix=fix)
     return torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16")
