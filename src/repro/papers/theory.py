@@ -1,7 +1,7 @@
-"""What p2's theory promises, measured where everything can be computed: the Gibbs optimum (p2.eq3) and p2.thm1.
+"""What p2.thm1 promises, measured where everything can be computed: Algorithm 1 on linear bandits.
 
-Two routes climb to the optimum on a table of few prompts and answers, from pi_0: the gradient of J, and DPO's loss on
-infinitely many pairs. Then Algorithm 1 runs on linear bandits against two baselines at equal numbers of pairs.
+Against two baselines at equal numbers of pairs, by batch size, number of batches and dimension, and in four regimes that
+make exploring easy or hard.
 """
 
 import json
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from repro.core import artifacts
 from repro.core.artifacts import Job
@@ -19,100 +17,20 @@ from repro.core.progress import progress
 from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval, statistic_interval
-from repro.objectives.gibbs import expected_dpo_loss, gibbs_policy, log_partition, regularised_value
-from repro.papers.bandit import ALONE, ARMS, ENHANCER, draw, learn
+from repro.papers.bandit import ALONE, ARMS, ENHANCER, Bandits, draw, learn
 
-GRADIENT, DPO = "gradient ascent on J", "DPO on infinitely many pairs"
-ROUTES = (GRADIENT, DPO)
 PROMISED = "promised by p2.thm1"
 GAP, BOUNDED = "gap", "bounded"
 
 
-class Table(NamedTuple):
-    """A small space: reference (prompts, answers) log-probabilities of pi_0, and rewards of the same shape."""
-
-    reference: Tensor
-    rewards: Tensor
-
-
-def small_space(settings: Section, seed: int) -> Table:
-    """Random pi_0 and rewards, evenly between 0 and 1, for `table_prompts` prompts of `table_answers` answers."""
-    rng = np.random.default_rng(seed)
-    shape = (settings.table_prompts, settings.table_answers)
-    reference = torch.log_softmax(torch.tensor(rng.normal(size=shape)), -1)
-    return Table(reference, torch.tensor(rng.uniform(size=shape)))
-
-
-def climb(job: Job) -> None:
-    """Step: both routes from pi_0, by Adam on one logit an answer; per step KL(pi* | pi) and J(pi*) - J(pi), the last log-ratios."""
-    space, eta = small_space(job.settings, job.seed), job.settings.eta
-    optimum = gibbs_policy(*space, eta)
-    best = eta * log_partition(*space, eta).mean()
-    found = {"rewards": space.rewards.tolist(), "best": best.item()}
-    for route in ROUTES:
-        logits = space.reference.clone().requires_grad_()
-        adam, history = torch.optim.Adam([logits], lr=job.settings.step_size), {"kl": [], GAP: []}
-        for _ in range(job.settings.steps + 1):
-            policy = torch.log_softmax(logits, -1)
-            value = regularised_value(policy, *space, eta).mean()
-            loss = -value if route == GRADIENT else expected_dpo_loss(policy, *space, eta)
-            history["kl"].append((optimum.exp() * (optimum - policy)).sum(-1).mean().item())
-            history[GAP].append((best - value).item())
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-        found[route] = history | {"log_ratio": (policy - space.reference).tolist()}
-    (job.out / "climb.json").write_text(json.dumps(found))
-
-
-@dataclass(frozen=True)
-class Climb:
-    """Both routes to p2.eq3, by seed, as `climb` wrote them; eta is also DPO's beta."""
-
-    found: Mapping[int, Mapping]
-    eta: float
-
-    def curves(self, quantity: str = "kl") -> dict[str, list[float]]:
-        """The first seed's distance from the optimum by step and route."""
-        return {route: next(iter(self.found.values()))[route][quantity] for route in ROUTES}
-
-    def scatter(self, route: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards and log(pi / pi_0), each less its mean over the prompt's answers: two (prompts, answers)."""
-        both = (np.array(self.found[seed]["rewards"]), np.array(self.found[seed][route]["log_ratio"]))
-        return tuple(each - each.mean(-1, keepdims=True) for each in both)
-
-    def records(self) -> list[Record]:
-        """How far each route still is after the last step, the worst seed counting; the slope is the furthest from 1 / beta."""
-        rows = []
-        for route in ROUTES:
-            ends = {name: max(f[route][name][-1] for f in self.found.values()) for name in ("kl", GAP)}
-            points = [self.scatter(route, seed) for seed in self.found]
-            slopes = [float((x * y).sum() / (x * x).sum()) for x, y in points]
-            errors = [float(np.abs(y - x / self.eta).max()) for x, y in points]
-            shown = {
-                "KL from the optimum": ends["kl"],
-                "J below the optimum": ends[GAP],
-                "slope of log-ratio on reward": max(slopes, key=lambda slope: abs(slope - 1 / self.eta)),
-                "largest error of a log-ratio": max(errors),
-            }
-            rows += [
-                record("p2_07.gibbs", route, name, number, seeds=list(self.found)) for name, number in shown.items()
-            ]
-        return rows
-
-
-def climbs(settings: Section, seeds: Sequence[int]) -> Climb:
-    """Both routes to the Gibbs optimum for every seed's table."""
-    picked = settings.pick("eta", "table_prompts", "table_answers", "steps", "step_size")
-    made = {seed: artifacts.run(climb, settings=picked, seed=seed) for seed in seeds}
-    return Climb({seed: json.loads((a / "climb.json").read_text()) for seed, a in made.items()}, settings.eta)
+def _bandits(settings: Section, seed: int | None) -> Bandits:
+    return draw(settings, settings.dimension, np.random.default_rng([seed, settings.dimension]))
 
 
 def play(job: Job) -> None:
     """Step: every arm of p2.alg1 on the same bandits; after each batch their suboptimality and what p2.thm1 bounds."""
     settings, seed = job.settings, job.seed
-    bandits = draw(settings, settings.dimension, np.random.default_rng([seed, settings.dimension]))
-    found = {}
+    bandits, found = _bandits(settings, seed), {}
     for place, arm in enumerate(ARMS):
         rng = np.random.default_rng([seed, settings.dimension, settings.m, place])
         rows: dict[str, list] = {GAP: [], BOUNDED: [], "equal": []}
@@ -219,6 +137,33 @@ class Study:
     def equal_share(self, arm: str) -> float:
         """Percent of the last batch's pairs, of the first d, whose two answers are the same, which teach nothing."""
         return 100 * float(self.found[self.home][arm]["equal"][self.home.d - 1])
+
+
+def first_bandit(settings: Section, seed: int) -> list[list[str]]:
+    """One line an answer of the first bandit's first prompt: features, reward; pi_0, the optimum and the offline draw in percent."""
+    bandits = _bandits(settings, seed)
+    reference = bandits.reference[0, 0].exp()
+    offline = reference * bandits.covered / reference[bandits.covered].sum()
+    shares = zip(reference, bandits.best(bandits.theta)[0, 0].exp(), offline, strict=True)
+    rewards, kinds = bandits.rewards(bandits.theta)[0, 0], ("rare", "common")
+    lines = zip(bandits.covered, bandits.features[0, 0], rewards, shares, strict=True)
+    return [
+        [kinds[common], " ".join(f"{x:.1f}" for x in phi), f"{reward:.2f}", *(f"{100 * share:.1f}" for share in of)]
+        for common, phi, reward, of in lines
+    ]
+
+
+def guide(records: Sequence[Record], power: float) -> tuple[np.ndarray, np.ndarray]:
+    """A line of that power from the first record's value over the numbers of its row's columns, such as `m = 16`."""
+    x = np.array([float(found.column.rsplit("=", 1)[-1]) for found in records if found.row == records[0].row])
+    return x, records[0].value * (x / x[0]) ** power
+
+
+def compared(slope: Interval, promised: float) -> str:
+    """Whether a slope keeps a promise that is an upper bound, in words that its interval allows."""
+    if slope.high <= promised:
+        return "at least as good as promised"
+    return "worse than promised" if slope.low > promised else "not told apart from the promise"
 
 
 def regime(place: Place) -> str:
