@@ -5,8 +5,15 @@ import pytest
 from scipy.special import expit
 
 from repro.core.errors import DataError
+from repro.core.statistics import mean_interval
 from repro.evaluate.alpacaeval import length_term
-from repro.evaluate.chat import instruction_difficulty, length_controlled_win_rates, two_turn_score, win_rate
+from repro.evaluate.chat import (
+    instruction_difficulty,
+    length_controlled_values,
+    length_controlled_win_rates,
+    two_turn_score,
+    win_rate,
+)
 
 
 def contest(prompts, strength, length_weight, spread, seed=0):
@@ -131,3 +138,46 @@ def test_the_two_ratings_of_a_prompt_are_drawn_together():
 def test_ratings_that_cannot_be_are_refused(bad):
     with pytest.raises(DataError):
         two_turn_score(*bad)
+
+
+@pytest.mark.parametrize("length_weight", [0, -2])
+def test_what_prompts_say_of_the_controlled_rate_has_its_mean_and_its_interval(length_weight):
+    """The jackknife against the bootstrap that refits: the same rate; as wide, or wider where the penalty holds a weight at 0."""
+    wins, lengths, baseline, _ = contest(800, (-1, 0.2, 1), length_weight, 0.7)
+    refitted = length_controlled_win_rates(wins, lengths, baseline)
+    ratios = []
+    for name, values in length_controlled_values(wins, lengths, baseline).items():
+        found = mean_interval(values)
+        assert found.value == pytest.approx(refitted[name].value, abs=1e-9)
+        ratios.append(found.half_width / refitted[name].half_width)
+    assert min(ratios) > 0.9 and max(ratios) < 1.6 and any(abs(ratio - 1) < 0.1 for ratio in ratios)
+
+
+def test_a_rate_that_the_penalty_holds_at_a_half_still_has_an_error():
+    """A hundred prompts, a coin: the refits all end at zero weights, the prompts still disagree."""
+    wins, lengths, baseline, _ = contest(100, (0,), 0, 0)
+    assert mean_interval(length_controlled_values(wins, lengths, baseline)["model 0"]).half_width > 5
+
+
+def test_a_prompts_say_is_what_leaving_it_out_changes():
+    """n times the rate less n - 1 times the rate without the prompt, to first order; the folds' choice of penalty apart."""
+    wins, lengths, baseline, _ = contest(300, (0.5,), -2, 0)
+    own, values = wins["model 0"], length_controlled_values(wins, lengths, baseline)["model 0"]
+    shift = {}
+    for won in (0.0, 1.0):
+        place = int(np.flatnonzero(own == won)[0])
+        kept = np.arange(300) != place
+        less = {"model 0": own[kept]}, {"model 0": lengths["model 0"][kept]}
+        without = length_controlled_win_rates(*less, baseline[kept], draws=2)["model 0"].value
+        shift[won] = (300 * values.mean() - 299 * without, values[place])
+    for left_out, said in shift.values():
+        assert said == pytest.approx(left_out, abs=15)
+    assert shift[1.0][1] > shift[0.0][1] + 50
+
+
+def test_equal_lengths_say_the_preferences_and_a_missing_one_is_refused():
+    wins, _, baseline, _ = contest(50, (0,), 0, 1)
+    assert (length_controlled_values(wins, {"model 0": baseline}, baseline)["model 0"] == 100 * wins["model 0"]).all()
+    wins["model 0"][3] = np.nan
+    with pytest.raises(DataError):
+        length_controlled_values(wins, {"model 0": baseline + 1}, baseline)

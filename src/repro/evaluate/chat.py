@@ -6,14 +6,20 @@ ingredient, how hard an instruction is, was fitted there over the leaderboard's 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import expit
 
 from repro.core.errors import DataError
 from repro.core.statistics import Interval, mean_interval
-from repro.evaluate.alpacaeval import PERCENT, length_controlled_interval, length_term
+from repro.evaluate.alpacaeval import (
+    PERCENT,
+    fit_length_controlled,
+    length_controlled_interval,
+    length_term,
+)
 
 LARGEST_SCORE = 10.0
 
@@ -86,6 +92,56 @@ def length_controlled_win_rates(
     explain them by themselves. One model alone has difficulty 0. A model whose lengths all equal the
     baseline's has its raw rate. Raises DataError if names or shapes differ, or a model's length differences are all equal.
     """
+    rates = {}
+    for name, columns in _regressions(preferences, lengths, baseline_lengths).items():
+        if columns is None:
+            rates[name] = win_rate(preferences[name], seed=seed)
+            continue
+        order = np.lexsort(columns[[2, 0, 1]])  # folds go by place; sorted, the rate is the same in any order
+        rates[name] = length_controlled_interval(*columns[:, order], seed=seed, draws=draws)
+    return rates
+
+
+def length_controlled_values(
+    preferences: Mapping[str, ArrayLike], lengths: Mapping[str, ArrayLike], baseline_lengths: ArrayLike
+) -> dict[str, np.ndarray]:
+    """What each prompt says of each model's length-controlled rate, in percent, (prompts,): its mean is that rate (p2.table2).
+
+    A prompt enters twice, by its own prediction and by the weights that it moves; here to first order, the infinitesimal
+    jackknife of Efron & Tibshirani 1993, ch. 22. So rates of several seeds can be averaged and two models' rates
+    compared prompt by prompt, as raw rates are. Arguments as `length_controlled_win_rates`, whose rate it is; raises
+    DataError too if a preference is missing.
+    """
+    values = {}
+    for name, columns in _regressions(preferences, lengths, baseline_lengths).items():
+        own = _preferences(preferences[name])
+        if np.isnan(own).any():
+            raise DataError(f"{name} has no preference on some prompts", where="length_controlled_values")
+        values[name] = PERCENT * (own if columns is None else _influences(columns))
+    return values
+
+
+def _influences(columns: np.ndarray) -> np.ndarray:
+    """The rate that a regression on `columns` gives, plus n times its derivative by each prompt's weight, (prompts,).
+
+    The penalty shapes the weights but not how they move: held at its kink, a weight that it sets to zero would not move
+    at all, and a rate that nobody knows would have no error.
+    """
+    order = np.lexsort(columns[[2, 0, 1]])
+    weights = np.array(astuple(fit_length_controlled(*columns[:, order]).weights))
+    features, wins = np.column_stack([columns[1], columns[2], np.ones(columns.shape[1])]), columns[0] - 1
+    likely, equal = expit(features @ weights), expit(features[:, 1:] @ weights[1:])
+    curvature = (features * (likely * (1 - likely))[:, None]).T @ features
+    slope = np.array([0.0, *(features[:, 1:] * (equal * (1 - equal))[:, None]).mean(0)])
+    # the least squares of the two: a difficulty of 0 throughout, of one model alone, leaves a direction without curvature
+    moved = features @ np.linalg.lstsq(curvature, slope, rcond=None)[0] * (wins - likely)
+    return equal + len(wins) * (moved - moved.mean())  # resampling keeps the number of prompts
+
+
+def _regressions(
+    preferences: Mapping[str, ArrayLike], lengths: Mapping[str, ArrayLike], baseline_lengths: ArrayLike
+) -> dict[str, np.ndarray | None]:
+    """By model 1 + preference, length term and difficulty, (3, prompts); None where all lengths equal the baseline's."""
     if set(preferences) != set(lengths):
         raise DataError("preferences and lengths name different models", where="length_controlled_win_rates")
     wins = {name: _preferences(values) for name, values in preferences.items()}
@@ -94,19 +150,14 @@ def length_controlled_win_rates(
         raise DataError("each model needs one preference a prompt", where="length_controlled_win_rates")
     same = {name for name in wins if np.array_equal(baseline, np.asarray(lengths[name], dtype=float))}
     terms = {name: np.zeros(len(baseline)) if name in same else length_term(baseline, lengths[name]) for name in wins}
-    rates = {}
+    found: dict[str, np.ndarray | None] = {}
     for name, own in wins.items():
-        if name in same:
-            rates[name] = win_rate(own, seed=seed)
-            continue
         others = [other for other in wins if other != name]
         difficulty = np.zeros(len(baseline))
-        if others:
+        if others and name not in same:
             difficulty = instruction_difficulty([wins[o] for o in others], [terms[o] for o in others])
-        columns = np.array([1 + own, terms[name], difficulty])
-        order = np.lexsort(columns[[2, 0, 1]])  # folds go by place; sorted, the rate is the same in any order
-        rates[name] = length_controlled_interval(*columns[:, order], seed=seed, draws=draws)
-    return rates
+        found[name] = None if name in same else np.array([1 + own, terms[name], difficulty])
+    return found
 
 
 def two_turn_score(first_scores: ArrayLike, second_scores: ArrayLike, *, seed: int = 0) -> TwoTurn:
