@@ -165,15 +165,15 @@ class _Rows(Cache):
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.kept: list[list[Tensor]] = []  # a layer: keys and values, each (rows, heads, columns, head size)
-        self.rows = self.positions = None
+        self.places: Tensor | None = None  # where a step's keys and values go, the cache seen as one list of columns
         self.columns = self.width = 0  # columns held, and those read in this step
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args: object, **more: object) -> tuple[Tensor, ...]:
-        if self.positions is None:
+        if self.places is None:
             self.kept.append([keys, values])
             return keys, values
         for kept, new in zip(self.kept[layer_idx], (keys, values), strict=True):
-            kept[self.rows, :, self.positions] = new[:, :, 0]
+            kept.view(-1, kept.shape[3]).index_copy_(0, self.places, new.reshape(-1, kept.shape[3]))
         return tuple(kept[:, :, : self.width] for kept in self.kept[layer_idx])
 
     def take(self, rows: Tensor, columns: int) -> None:
@@ -182,13 +182,15 @@ class _Rows(Cache):
             for place, old in enumerate(layer):
                 layer[place] = old.new_zeros(len(rows), old.shape[1], columns, old.shape[3])
                 layer[place][:, :, : old.shape[2]] = old[rows]
-        self.rows, self.columns = torch.arange(len(rows), device=rows.device), columns
+        self.columns = columns
 
     def step(self, model: PreTrainedModel, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Logits (rows, vocabulary) after one more token a row, (rows,), at its position; longest: the last of them."""
-        self.positions, self.width = positions, _blocks(longest + 1)
+        self.width = _blocks(longest + 1)
         if self.width > self.columns:
-            self.take(self.rows, self.width + ROOM)
+            self.take(torch.arange(len(tokens), device=tokens.device), self.width + ROOM)
+        lists = torch.arange(len(tokens) * self.kept[0][0].shape[1], device=tokens.device).view(len(tokens), -1)
+        self.places = (lists * self.columns + positions[:, None]).flatten()
         hidden = torch.arange(self.width, device=positions.device) > positions[:, None]
         mask = torch.zeros(hidden.shape, dtype=model.dtype, device=positions.device)
         mask = mask.masked_fill_(hidden, torch.finfo(model.dtype).min)[:, None, None]
