@@ -8,22 +8,23 @@ All have as many pairs as the loop and as many optimiser steps. A rate is chosen
 prompts of the training side, on one seed, and used on every seed: an untuned offline arm collapses and fakes the comparison.
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from repro.core import artifacts
-from repro.core.artifacts import Artifact
+from repro.core.artifacts import Artifact, Job
 from repro.core.parallel import ahead
 from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, mean_interval
 from repro.data import miniature as data
 from repro.models.logprobs import logprobs_of, read_logprobs
-from repro.papers.miniature import balanced, policy, pool, rewards
+from repro.papers.miniature import balanced, policy, pool, reward_model_of, rewards
 from repro.papers.online_rlhf import Iteration, Recipe, prompt_batches, recipe_of, run_recipe, training_settings
 from repro.train.dpo import dpo_training
 from repro.train.reward_tokens import TokenRewardModel
@@ -88,16 +89,18 @@ def _won(asked: Sequence[Task], ours: Sequence[Sequence[str]], theirs: Sequence[
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe followed: its iterations, and what each iterate says to the test prompts."""
+    """One recipe followed: its iterations, and what each iterate, or the last alone, says to the test prompts."""
 
     iterations: list[Iteration]
     measured: list[Measured]
 
 
-def followed(recipe: Recipe, world: Section, settings: Section, seed: int) -> Run:
-    """The loop, and every iterate measured."""
+def followed(recipe: Recipe, world: Section, settings: Section, seed: int, every: bool = True) -> Run:
+    """The loop, and every iterate measured, or only the last."""
     done = run_recipe(recipe, world, settings, seed)
-    return Run(done, [measured(each.policy, recipe.reward_model, world, settings) for each in done])
+    return Run(
+        done, [measured(each.policy, recipe.reward_model, world, settings) for each in done[0 if every else -1 :]]
+    )
 
 
 def offline(count: int, rate: float, world: Section, settings: Section, seed: int) -> Artifact:
@@ -111,11 +114,6 @@ def offline(count: int, rate: float, world: Section, settings: Section, seed: in
 def one_batch(recipe: Recipe) -> Recipe:
     """The recipe with the prompts of all iterations asked at once: pi_0 answers them all, and learns once."""
     return replace(recipe, iterations=1, prompts_per_iteration=recipe.iterations * recipe.prompts_per_iteration)
-
-
-def pairs_of(recipe: Recipe, world: Section, settings: Section, seed: int) -> int:
-    """How many pairs the loop made of its prompts, for the arms that get as many."""
-    return sum(len(each.pairs) for each in run_recipe(recipe, world, settings, seed))
 
 
 # learning rates
@@ -142,16 +140,31 @@ class Tuning:
 
 
 def tuned(world: Section, settings: Section) -> Tuning:
-    """The rates of `settings.rates` tried for every arm on validation prompts."""
-    seed, rates = TUNING_SEED, sorted(settings.rates)
-    recipe = recipe_of(world, settings, seed)
+    """The rates of `settings.rates` tried for every arm on validation prompts, once for all chapters."""
+    model = reward_model_of(world, TUNING_SEED)
+    inputs = {"policy": policy(settings.policy, world), "reward_model": model.artifact}
+    both = {"world": world, "online": settings}
+    made = artifacts.run(tune, settings=both, inputs=inputs, seed=TUNING_SEED)
+    rows = json.loads((made / "wins.json").read_text())
+    return Tuning({arm: {rate: Interval(*found) for rate, *found in each} for arm, each in rows.items()})
+
+
+def tune(job: Job) -> None:
+    """Step: `policy` and `reward_model` to wins.json, by arm rows of rate, win rate in percent, its interval and n.
+
+    settings: the sections `world` and `online`. The runs that it tries are artifacts of their own, and found again.
+    """
+    world, settings = job.settings.world, job.settings.online
+    model = TokenRewardModel(job.inputs["reward_model"], world)
+    recipe, rates = recipe_of(world, settings, TUNING_SEED, reward_model=model), sorted(settings.rates)
     online = partial(_online_win, recipe, world, settings)
     wins = {ITERATIVE: _tried(online, rates, world)}
-    chosen = replace(recipe, learning_rate=Tuning(wins).rates[ITERATIVE])
-    count = pairs_of(chosen, world, settings, seed)
-    wins[OFFLINE] = _tried(partial(_offline_win, count, world, settings), rates, world)
+    best = replace(recipe, learning_rate=Tuning(wins).rates[ITERATIVE])
+    count = sum(len(each.pairs) for each in run_recipe(best, world, settings, TUNING_SEED))
+    wins[OFFLINE] = _tried(partial(_offline_win, recipe, count, world, settings), rates, world)
     wins[ONE_BATCH] = _tried(partial(_online_win, one_batch(recipe), world, settings), rates, world)
-    return Tuning(wins)
+    rows = {arm: [[rate, *astuple(win)] for rate, win in each.items()] for arm, each in wins.items()}
+    (job.out / "wins.json").write_text(json.dumps(rows))
 
 
 def _tried(win: Callable[[float], Interval], rates: Sequence[float], world: Section) -> dict[float, Interval]:
@@ -164,8 +177,7 @@ def _online_win(recipe: Recipe, world: Section, settings: Section, rate: float) 
     return _validated(done[-1].policy, recipe, world, settings)
 
 
-def _offline_win(count: int, world: Section, settings: Section, rate: float) -> Interval:
-    recipe = recipe_of(world, settings, TUNING_SEED)
+def _offline_win(recipe: Recipe, count: int, world: Section, settings: Section, rate: float) -> Interval:
     return _validated(offline(count, rate, world, settings, TUNING_SEED), recipe, world, settings)
 
 

@@ -25,6 +25,7 @@ from repro.core.settings import Section
 from repro.data import Pair
 from repro.models.answers import sampled
 from repro.papers.miniature import policy, reward_model_of
+from repro.train.dpo import dpo_training
 from repro.train.reward_tokens import TokenRewardModel
 from repro.world import sources
 from repro.world.task import TRAIN, Task
@@ -185,7 +186,7 @@ def preference_pairs(
     rewards: np.ndarray,
     rng: np.random.Generator,
 ) -> list[Pair]:
-    """The best answer of each prompt against the recipe's other one; none where their texts or rewards are the same.
+    """The best answer of each prompt against the recipe's other one; none where texts or rewards are the same, or one says nothing.
 
     rewards: (prompts, n), raw; the penalty is taken off here. rng: draws the other answer of one-sided exploration.
     """
@@ -196,7 +197,7 @@ def preference_pairs(
         Pair(task.turns, said[one], said[other], "online", {"task": task.row()})
         for task, said, rank, order in zip(asked, texts, ranked, ordering, strict=True)
         for one, other in _chosen_and_rejected(recipe, rank, order, rng)
-        if said[one] != said[other]
+        if said[one] != said[other] and said[one].strip() and said[other].strip()
     ]
 
 
@@ -222,8 +223,6 @@ def _dpo(
     seed: int,
 ) -> Artifact:
     """pi_t: DPO from the last iterate on the new pairs, or from pi_0 on all so far."""
-    from repro.train.dpo import dpo_training
-
     again = recipe.start == FIRST
     seen = [pair for each in done for pair in each.pairs] + pairs if again else pairs
     start, reference = (policies[0 if said == FIRST else -1] for said in (recipe.start, recipe.reference))

@@ -5,7 +5,7 @@ two recipes at a time where the tier has the cores.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.evaluate.matched import matched
-from repro.papers.miniature import history, policy, reward_model_of
+from repro.papers.miniature import history, policy
 from repro.papers.online_arms import (
     ITERATIVE,
     OFFLINE,
@@ -40,6 +40,7 @@ from repro.papers.online_rlhf import (
     Iteration,
     recipe_of,
 )
+from repro.train.reward_tokens import TokenRewardModel
 
 ONE_TEMPERATURE, PENALTY = "one temperature", "penalty"
 QUANTITIES = {"gold": "gold", "proxy": "proxy", "KL": "log_ratio", "characters": "characters", "win rate": "won"}
@@ -115,39 +116,40 @@ class Study:
 
 def study(world: Section, settings: Section, seeds: Sequence[int]) -> Study:
     """Everything the chapter shows. world, settings: the sections `world` and `p2_04_online_dpo`."""
-    tuning = tuned(world, settings)
-    rates, both = tuning.rates, (world, settings)
-    chosen = {
-        (name, seed): recipe_of(*both, seed, **({"learning_rate": rates[ITERATIVE]} | choices))
-        for name, choices in variants(settings).items()
+    tuning, both, first = tuned(world, settings), (world, settings), policy(settings.policy, world)
+    rates, known = tuning.rates, variants(settings)
+    paper = {seed: recipe_of(*both, seed, learning_rate=rates[ITERATIVE]) for seed in seeds}
+    model = {seed: recipe.reward_model for seed, recipe in paper.items()}
+    loops = {
+        (name, seed): (replace(paper[seed], **choices), *both, seed, name in EXPLORATIONS)
+        for name, choices in known.items()
         for seed in seeds
     }
-    batches = {
-        (rate, seed): one_batch(recipe_of(*both, seed, learning_rate=rate)) for rate in settings.rates for seed in seeds
+    tried = [(rate, seed) for rate in settings.rates for seed in seeds]
+    loops |= {(rate, seed): (replace(one_batch(paper[seed]), learning_rate=rate), *both, seed) for rate, seed in tried}
+    ahead(followed, list(loops.values()), world.workers)
+    runs = {name: [followed(*loops[name, seed]) for seed in seeds] for name in (*known, *settings.rates)}
+    counts = {
+        seed: sum(len(each.pairs) for each in run.iterations) for seed, run in zip(seeds, runs[BEST_WORST], strict=True)
     }
-    calls = [(recipe, *both, seed) for (_, seed), recipe in (chosen | batches).items()]
-    ahead(followed, calls, world.workers)
-    runs = {name: [followed(chosen[name, seed], *both, seed) for seed in seeds] for name in variants(settings)}
-    counts = [sum(len(each.pairs) for each in run.iterations) for run in runs[BEST_WORST]]
-    placed = [(rate, seed, count) for rate in settings.rates for seed, count in zip(seeds, counts, strict=True)]
-    ahead(offline_measured, [(count, rate, *both, seed) for rate, seed, count in placed], world.workers)
-    made = {(rate, seed): offline_measured(count, rate, *both, seed) for rate, seed, count in placed}
-    first, last = policy(settings.policy, world), rates[OFFLINE]
-    trained = [offline(count, last, *both, seed) for seed, count in zip(seeds, counts, strict=True)]
+    others = {(rate, seed): (counts[seed], rate, model[seed], *both, seed) for rate, seed in tried}
+    ahead(offline_measured, list(others.values()), world.workers)
     return Study(
         tuning,
-        runs,
-        [measured(first, reward_model_of(world, seed), *both) for seed in seeds],
-        {rate: [made[rate, seed] for seed in seeds] for rate in settings.rates},
-        {rate: [followed(batches[rate, seed], *both, seed) for seed in seeds] for rate in settings.rates},
-        trained,
+        {name: runs[name] for name in known},
+        [measured(first, model[seed], *both) for seed in seeds],
+        {rate: [offline_measured(*others[rate, seed]) for seed in seeds] for rate in settings.rates},
+        {rate: runs[rate] for rate in settings.rates},
+        [offline(counts[seed], rates[OFFLINE], *both, seed) for seed in seeds],
         tuple(seeds),
     )
 
 
-def offline_measured(count: int, rate: float, world: Section, settings: Section, seed: int) -> Measured:
+def offline_measured(
+    count: int, rate: float, model: TokenRewardModel, world: Section, settings: Section, seed: int
+) -> Measured:
     """The offline arm at one rate, trained and measured."""
-    return measured(offline(count, rate, world, settings, seed), reward_model_of(world, seed), world, settings)
+    return measured(offline(count, rate, world, settings, seed), model, world, settings)
 
 
 def seeded(each: Sequence[Measured], quantity: str) -> np.ndarray:
