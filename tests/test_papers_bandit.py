@@ -191,3 +191,26 @@ def test_with_many_pairs_online_arms_find_the_optimum_and_offline_does_not():
     last = {arm: list(bandit.learn(bandits, arm, 100_000, 2, SETTINGS, rng))[-1][0] for arm in ARMS}
     gaps = {arm: bandits.suboptimality(policy).mean() for arm, policy in last.items()}
     assert gaps[ENHANCER] < 1e-3 and gaps[ALONE] < 1e-3 and gaps[OFFLINE] > 0.02
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_main_agent_learns_from_the_pairs_of_all_rounds_and_they_come_from_the_arms_two_policies(arm, monkeypatch):
+    """The last main agent is the optimum under the MLE of every batch together; the first batch's policies are the arm's."""
+    bandits, batches, collect = drawn(), [], bandit.collect
+
+    def recorded(*given):
+        batches.append((given[1:3], collect(*given)))
+        return batches[-1][1]
+
+    monkeypatch.setattr(bandit, "collect", recorded)
+    main, equal = list(bandit.learn(bandits, arm, 50, 3, SETTINGS, np.random.default_rng(7)))[-1]
+    counts, wins = (sum(pairs[k] for _, pairs in batches) for k in range(2))
+    theta = bandit.maximum_likelihood(bandits.differences(), counts, wins, 1.0)
+    assert len(batches) == 3 and torch.allclose(main, bandits.best(theta), atol=1e-5)
+    (first, second), start = batches[0][0], bandits.reference.exp()
+    v = torch.eye(4, dtype=torch.float64).expand(6, 4, 4)
+    second_of = {ENHANCER: bandit.enhancer(bandits, bandits.reference, v, 1.0).exp(), ALONE: start, OFFLINE: first}
+    assert torch.equal(second, second_of[arm])
+    assert torch.equal(first, start) if arm != OFFLINE else not first[..., ~bandits.covered].any()
+    first, second = batches[-1][0]
+    assert equal == pytest.approx((first * second).sum(-1).mean().item())
