@@ -114,11 +114,11 @@ def test_a_visible_preference_is_learnt_from_log_two(model, tokenizer):
 
 def test_beta_holds_the_policy_to_its_reference(tokenizer):
     """The same data and steps: the larger beta, the less the answers' odds must move for the same margin."""
-    rows, moved = rows_of(pairs_of(64)), []
+    rows, moved = rows_of(pairs_of(32)), []
     for beta in (0.05, 2.0):
         model = random_model("miniature/0.1m", tokenizer, 0).eval()
         before = reference_of(model, tokenizer, rows)
-        train_dpo(model, tokenizer, rows, before, settings_of(beta=beta, epochs=10, max_gradient_norm=0), 0)
+        train_dpo(model, tokenizer, rows, before, settings_of(beta=beta, epochs=8, max_gradient_norm=0), 0)
         after = reference_of(model, tokenizer, rows)
         moved.append(np.mean([abs(now - then).sum() for now, then in zip(after, before, strict=True)]))
     assert moved[1] < 0.8 * moved[0]
