@@ -40,8 +40,8 @@ def test_arms_are_compared_where_both_have_been():
     found = matched(*(tuple(each[:, None] for each in arm(*line)) for line in (([0, 1, 3], 2.0), ([0, 2], 1.0))))
     assert found.distance == pytest.approx(2)
     assert (found.first.value, found.second.value, found.difference.value) == pytest.approx((4, 2, 2))
-    still = tuple(np.zeros((2, 1, 5)) for _ in "12")
-    assert matched(still, still).difference.value == 0
+    still = [(np.array([[[1.0, 2]], [[moved, moved]]]), np.zeros((2, 1, 2))) for moved in (3, 9)]
+    assert matched(*still).difference.value == 0  # neither moved: both are at pi_0
 
 
 def test_its_interval_is_the_bootstraps():

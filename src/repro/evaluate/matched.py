@@ -12,9 +12,7 @@ import numpy as np
 from repro.core.errors import DataError
 from repro.core.statistics import Interval, difference_interval, mean_interval
 
-Arm = tuple[
-    np.ndarray, np.ndarray
-]  # gold and log pi - log pi_0 in nats, each (policies, seeds, prompts), pi_0 among them
+Arm = tuple[np.ndarray, np.ndarray]  # gold and log pi - log pi_0 in nats, each (policies, seeds, prompts), pi_0 first
 
 
 @dataclass(frozen=True)
@@ -49,15 +47,15 @@ def distances(log_ratio: np.ndarray) -> np.ndarray:
 def at_distance(gold: np.ndarray, log_ratio: np.ndarray, distance: float) -> np.ndarray:
     """What each prompt says, (prompts,), of the gold that an arm has at sqrt(KL) = distance; its mean is that gold.
 
-    gold, log_ratio: (policies, prompts), pi_0 among them. Gold is read off the line through the two policies on either
+    gold, log_ratio: (policies, prompts), pi_0 first. Gold is read off the line through the two policies on either
     side; sqrt(KL) is itself a mean over prompts, so its error counts, to first order: gold - slope (KL_x - KL) / (2 sqrt(KL)).
     """
     root = distances(log_ratio)
-    order = np.argsort(root)
+    order = np.argsort(root, kind="stable")
+    if distance <= 0:
+        return gold[order[0]]
     right = order[np.clip(np.searchsorted(root[order], distance), 1, len(order) - 1)]
     left = order[np.flatnonzero(order == right)[0] - 1]
-    if root[left] == root[right]:  # neither moved
-        return gold[right]
     share = (distance - root[left]) / (root[right] - root[left])
     slope = (gold[right].mean() - gold[left].mean()) / (root[right] - root[left])
     found = np.zeros(gold.shape[1])
