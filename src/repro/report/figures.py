@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from repro.core.records import Record
 
@@ -162,6 +163,52 @@ def matrix(values: np.ndarray, names: Sequence[str], ax: Axes, *, digits: int = 
     ax.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+    return ax
+
+
+def stacked(shares: Mapping[str, Mapping[str, float]], ax: Axes, *, colours: Mapping[str, str] | None = None) -> Axes:
+    """Parts of a whole by row, side by side from zero; a part keeps its colour in every row. shares: row -> part -> size."""
+    parts = list(dict.fromkeys(part for row in shares.values() for part in row))
+    shade = dict(zip(parts, many_colours(len(parts)), strict=True)) | dict(colours or {})
+    ends = dict.fromkeys(shares, 0.0)
+    for part in parts:
+        sizes = [row.get(part, 0.0) for row in shares.values()]
+        ax.barh(list(shares), sizes, left=list(ends.values()), height=0.7, color=shade[part], label=part)
+        ends = {row: end + size for (row, end), size in zip(ends.items(), sizes, strict=True)}
+    ax.invert_yaxis()
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def many_colours(count: int) -> list[str]:
+    """As many colours as there are groups: the house's first, then lighter ones of the same hues."""
+    lighter = ("#7FB8DA", "#F4D08A", "#7FCFB9", "#E5BCD3", "#EAAE80", "#AADAF4", "#BBBBBB", "#7F7F7F")
+    return [(*COLOURS, *lighter)[k % (2 * len(COLOURS))] for k in range(count)]
+
+
+def atlas(places: np.ndarray, labels: Sequence[str], ax: Axes, *, order: Sequence[str] | None = None) -> Axes:
+    """p2.fig5: points on a plane, coloured by label and, so that colours can repeat, marked too; legend below.
+
+    places: (points, 2); labels: (points,). order: the labels in the legend's order, each beginning with its number, which
+    then stands amid its points; else by name. Names show as text.
+    """
+    names = list(order or sorted(set(labels)))
+    found = np.array(labels)
+    size = float(np.clip(8000 / len(labels), 5, 18))
+    for k, (name, colour) in enumerate(zip(names, many_colours(len(names)), strict=True)):
+        own = places[found == name]
+        ax.scatter(*own.T, s=size, color=colour, alpha=0.75, lw=0, marker="os^D"[k // len(COLOURS) % 4], label=name)
+        if order:
+            x, y = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
+            halo = [withStroke(linewidth=2.5, foreground="white")]
+            ax.text(x, y, name.split()[0], ha="center", va="center", weight="bold", path_effects=halo)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    shown = ax.legend(
+        loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize=8, markerscale=2.2, handletextpad=0.2
+    )
+    for text in shown.get_texts():
+        text.set_parse_math(False)
     return ax
 
 

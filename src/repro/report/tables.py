@@ -53,28 +53,35 @@ def beside_published(
     name: str | None = None,
     match: Mapping[str, str] | None = None,
     digits: int = 1,
+    context: bool = True,
 ) -> dict[str, str]:
     """Our rows with interval, n and seeds; under each column the paper's figure for the row it is matched with.
 
-    match: our row -> the paper's row; with a match, the paper's other rows follow as context. An id of our own has nothing published.
+    match: our row -> the paper's row; with a match, the paper's other rows follow as context. An id of our own has nothing
+    published. A column that begins with # counts things, and has no decimals.
     """
     paper, match = _paper(id, records), dict(match or {})
     columns = _unique([r.column for r in records] + [c for row in (paper or {}).values() for c in row if match])
     by_place = {(record.row, record.column): record for record in records}
 
+    def decimals(column: str) -> int:
+        return 0 if column.startswith("#") else digits
+
     def printed(row: str) -> list[str]:
-        cells = [_published(paper[row].get(column), digits) for column in columns]
+        cells = [_published(paper[row].get(column), decimals(column)) for column in columns]
         return [row.replace("_", " "), "published", *cells, "", ""]
 
     rows: Cells = []
     for row in _unique([record.row for record in records]):
         found = [by_place.get((row, column)) for column in columns]
         known = [record for record in found if record]
-        cells = [interval(record, digits) if record else "" for record in found]
+        cells = [
+            interval(record, decimals(column)) if record else "" for record, column in zip(found, columns, strict=True)
+        ]
         rows.append([row, "ours", *cells, _sizes(known), ", ".join(_unique([r.seed for r in known if r.seed]))])
         if row in match and paper:
             rows.append(printed(match[row]))
-    rows += [printed(row) for row in paper or {} if match and row not in match.values()]
+    rows += [printed(row) for row in paper or {} if match and context and row not in match.values()]
     if paper is None:
         rows.append(["the paper", "published", *([NOT_IN_TEXT] * len(columns)), "", ""])
     return _narrow(["", "source", *columns, "n", "seeds"], rows, caption=caption, name=name or id)

@@ -63,7 +63,8 @@ WEAK_NOISE = 0.16
 WEAK_VERBOSITY = 0.05
 TYPICAL_WORDS = 20  # an answer of this length gains and loses nothing
 
-# Preference sources. Aims: which side is longer as in p2.table5, and about a tenth of the raw rows of no use (p2.c13).
+# Preference sources. Aims: which side is longer as in p2.table5, and about a tenth of all raw rows of mix2 of no use (p2.c13):
+# less of a source that people label, more of one whose scores can tie; p2_01_preference_data counts them.
 WRITERS = {  # how often each kind of writer makes each fault
     "plain": FAULTS,
     "good": {"wrong": 0.08, "part": 0.08, "curt": 0.30, "padded": 0.05},  # right and short: rejected answers are longer

@@ -180,7 +180,7 @@ def _stream(name: str, seed: int, split: str, annotator: Annotator | None) -> It
 
 
 def raw(name: str, count: int, seed: int, split: str = "train", annotator: Annotator | None = None) -> list[Row]:
-    """The first rows of a source as collected, about one in ten of no use (p2.c13).
+    """The first rows of a source as collected; over all of mix2 about one in ten is of no use (p2.c13).
 
     annotator: labels the same pairs in place of the source's own (of SHP any pairs: there are no votes then).
     Raises SettingsError for an unknown source or split.
