@@ -33,12 +33,8 @@ from repro.world.task import TRAIN, Task
 BEST_WORST, BEST_RANDOM, TWO_CHECKPOINTS = "best-worst", "best-random", "two checkpoints"
 PENALISED, RAW = "penalised", "raw"
 LAST, FIRST = "last", "pi_0"
-CHOICES = {
-    "exploration": (BEST_WORST, BEST_RANDOM, TWO_CHECKPOINTS),
-    "order": (PENALISED, RAW),
-    "start": (LAST, FIRST),
-    "reference": (LAST, FIRST),
-}
+CHOICES = {"exploration": (BEST_WORST, BEST_RANDOM, TWO_CHECKPOINTS), "order": (PENALISED, RAW)}
+CHOICES |= {"start": (LAST, FIRST), "reference": (LAST, FIRST)}
 NUMBERS = ("n", "beta", "iterations", "prompts_per_iteration", "learning_rate")  # what a recipe takes from the settings
 GENERATING, SCORING, TRAINING = "generating", "scoring", "training"
 SPARE = 3  # prompts drawn for each that is needed: the same text may come again
@@ -120,6 +116,7 @@ def run_recipe(recipe: Recipe, world: Section, settings: Section, seed: int) -> 
     is not a number or no pair is left, naming the iteration, and as its steps do.
     """
     policies, done = [policy(settings.policy, world)], []
+    own = training_settings(world, settings, beta=recipe.beta, learning_rate=recipe.learning_rate)
     for number, asked in enumerate(prompt_batches(recipe, seed), 1):
         texts, drawn = _answers(recipe, policies, asked, world, seed)
         rewards, scored = _rewards(recipe, asked, texts, number)
@@ -127,7 +124,7 @@ def run_recipe(recipe: Recipe, world: Section, settings: Section, seed: int) -> 
         if not pairs:
             fix = "ask more prompts, or look at the answers and rewards: all are the same"
             raise DataError(f"none of {len(asked)} prompts gave a pair", where=f"iteration {number}", fix=fix)
-        trained = _dpo(recipe, pairs, policies, done, world, settings, seed)
+        trained = _dpo(recipe, pairs, policies, done, own, seed)
         policies.append(trained)
         stages = {GENERATING: drawn, SCORING: [scored], TRAINING: [trained]}
         dropped = len(asked) - len(pairs)
@@ -214,20 +211,13 @@ def _chosen_and_rejected(
 
 
 def _dpo(
-    recipe: Recipe,
-    pairs: list[Pair],
-    policies: Sequence[Artifact],
-    done: Sequence[Iteration],
-    world: Section,
-    settings: Section,
-    seed: int,
+    recipe: Recipe, pairs: list[Pair], policies: Sequence[Artifact], done: Sequence[Iteration], own: Section, seed: int
 ) -> Artifact:
     """pi_t: DPO from the last iterate on the new pairs, or from pi_0 on all so far."""
-    again = recipe.start == FIRST
-    seen = [pair for each in done for pair in each.pairs] + pairs if again else pairs
+    if recipe.start == FIRST:
+        pairs = [pair for each in done for pair in each.pairs] + pairs
     start, reference = (policies[0 if said == FIRST else -1] for said in (recipe.start, recipe.reference))
-    own = training_settings(world, settings, beta=recipe.beta, learning_rate=recipe.learning_rate)
-    return artifacts.run(**dpo_training(seen, own, seed, policy=start, reference=reference))
+    return artifacts.run(**dpo_training(pairs, own, seed, policy=start, reference=reference))
 
 
 def training_settings(world: Section, settings: Section, **choices: float) -> Section:
