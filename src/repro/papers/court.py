@@ -159,9 +159,11 @@ def benchmark_nulls(rows: Sequence[Mapping]) -> list[Record]:
 # length bias
 
 
-def labelled_by(panel: annotators.Annotator, count: int, seed: int) -> list[Pair]:
-    """The first pairs of the broadest source, the same ones in the same order whoever labels them, labelled anew."""
-    pairs = miniature.pairs(["UltraFeedback"], count, seed)
+def labelled_by(
+    panel: annotators.Annotator, count: int, seed: int, names: str | Sequence[str] = ("UltraFeedback",)
+) -> list[Pair]:
+    """The first pairs of the broadest source, or of a mixture, the same in the same order whoever labels them, labelled anew."""
+    pairs = miniature.pairs(names, count, seed)
     asked = [Task.of(pair.extras["task"]) for pair in pairs]
     sides = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     first = panel.label(asked, *sides, np.random.default_rng([seed, 23])) == annotators.FIRST

@@ -1,21 +1,20 @@
 """What the tour shows beside the court: one prompt followed, the policies judged, and what each stage cost."""
 
-import json
+import csv
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from repro.core import artifacts
-from repro.core.artifacts import HISTORY, Artifact
+from repro.core.artifacts import HISTORY
+from repro.core.paths import BOOK
 from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, mean_interval
-from repro.data import miniature
-from repro.evaluate import academic, chat
 from repro.evaluate.length_bias import LengthHeatmap, length_heatmap
 from repro.models.load import load_model
+from repro.papers import chat_benchmarks
 from repro.papers.court import (
     BIASED,
     GOLD,
@@ -29,8 +28,7 @@ from repro.papers.court import (
     Pressure,
     benchmark_accuracy,
 )
-from repro.papers.miniature import MINIATURE, ROLES, base, history, policy, pool
-from repro.world import academic as world_academic
+from repro.papers.miniature import MINIATURE, ROLES, base, history, policy
 from repro.world import annotators, benchmarks
 from repro.world.gold import grade
 from repro.world.task import Task
@@ -41,6 +39,9 @@ FOLLOWED = "constraints"  # the category of the prompt that the tour follows: sh
 QUANTITIES = ("loss", "gradient_norm", "learning_rate")
 REACHED = 65.0  # percent: a kind of item is within a reward model's reach if its whole interval lies above
 PERCENT = 100.0
+CHAT_COLUMNS = {
+    f"{name}, {kind}": f"{name}, {kind}" for name in ("chat", "hard") for kind in ("win rate", "length-controlled")
+}
 
 
 def costs(world: Section, policies: Pools) -> Grid:
@@ -57,6 +58,13 @@ def costs(world: Section, policies: Pools) -> Grid:
         gold = mean_interval(policies[name].gold.mean(1)) if name in policies else None
         lines.append([*line, f"{gold.value:.2f} [{gold.low:.2f}, {gold.high:.2f}]" if gold else ""])
     return ["model", "size", "parameters", "conversations", "tokens", "steps", "last loss", "seconds", "gold"], lines
+
+
+def sizes() -> Grid:
+    """What other sizes, lengths and rates cost and earn: the table that `scripts/measure_sizes.py` left."""
+    with (BOOK / "sizes.csv").open(newline="", encoding="utf-8") as stream:
+        header, *lines = csv.reader(stream)
+    return header, lines
 
 
 @dataclass(frozen=True)
@@ -141,61 +149,14 @@ class Judged:
 
 def judged(world: Section, tour: Section) -> Judged:
     """Small and large against the strong policy through the judge, raw and length-controlled; two turns; six academic sets."""
-    return Judged(_chat(world, tour.benchmark_items) + _two_turn(world, tour.benchmark_items), _academic(world, tour))
-
-
-def _chat(world: Section, items: int) -> list[Record]:
-    found = []
-    for name, asked in (("chat", benchmarks.chat(items, seed=0)), ("hard", benchmarks.hard(items, seed=0))):
-        pools = {role: pool(role, asked, world, n=1) for role in ROLES}
-        said = {role: [row[0] for row in each.texts] for role, each in pools.items()}
-        judge, none = annotators.Judge(ties=True), np.random.default_rng(0)  # a judge draws nothing
-        wins = {role: judge.label(asked, said[role], said[STRONG], none) for role in (SMALL, LARGE)}
-        words = {role: pools[role].characters[:, 0] for role in wins}
-        controlled = chat.length_controlled_win_rates(wins, words, pools[STRONG].characters[:, 0])
-        for role, won in wins.items():
-            rows = ((f"{name}, win rate", chat.win_rate(won)), (f"{name}, length-controlled", controlled[role]))
-            found += [record("world.chat", role, column, value, seeds=[0]) for column, value in rows]
-    return found
-
-
-def _two_turn(world: Section, items: int) -> list[Record]:
-    """The judge's five levels, stretched to 1 to 10, of both turns; the second follows the policy's own first answer."""
-    first, judge, found = benchmarks.two_turn(items, seed=0), annotators.Judge(), []
-    for role in ROLES:
-        one = [row[0] for row in pool(role, first, world, n=1).texts]
-        second = benchmarks.second_turns(first, one, seed=0)
-        two = [row[0] for row in pool(role, second, world, n=1).texts]
-        scores = (1 + (judge.score(*turn) - 1) * 9 / 4 for turn in ((first, one), (second, two)))
-        score = chat.two_turn_score(*scores)
-        for column, value in (
-            ("two-turn score", score.both),
-            ("first turn", score.first),
-            ("second turn", score.second),
-        ):
-            found.append(record("world.chat", role, column, value, seeds=[0]))
-    return found
-
-
-def _academic(world: Section, tour: Section) -> list[Record]:
-    data = miniature.academic_sets(tour.benchmark_items)
-    own = {"tasks": list(academic.WORLD), "shots": dict.fromkeys(academic.WORLD, 0), "limit": None}
-    found = []
-    for role in ROLES:
-        inputs = {"model": policy(role, world), "data": data, "tasks": artifacts.external(academic.TASKS)}
-        done = artifacts.run(academic.academic, settings=own | {"batch_size": 32}, inputs=inputs, seed=0)
-        for name, rows in json.loads((done / "outcomes.json").read_text()).items():
-            found.append(record("world.academic", name, role, academic.score(rows), unit="%", seeds=[0]))
-    return found + _academic_nulls(data)
-
-
-def _academic_nulls(data: Artifact) -> list[Record]:
-    found = []
-    for name in academic.WORLD:
-        rows = [json.loads(line) for line in (data / f"{name}.jsonl").read_text().splitlines()]
-        for rule, share in world_academic.null_baselines(rows).items():
-            found.append(record("world.academic", name, rule, PERCENT * share, unit="%", n=len(rows)))
-    return found
+    policies, items = {role: [policy(role, world)] for role in ROLES}, tour.benchmark_items
+    answers = chat_benchmarks.everyone(policies, world, items, [0])
+    rivals = {role: answers[role] for role in (SMALL, LARGE)}
+    talk = chat_benchmarks.chat_scores(rivals, answers[STRONG][0], [0]).records("world.chat", CHAT_COLUMNS)
+    talk += chat_benchmarks.two_turn_scores(answers, [0]).records("world.chat")
+    exams = chat_benchmarks.academic_scores(policies, items, world.workers, [0])
+    rows = [replace(row, unit="%") for row in turned(exams.records("world.academic"))]
+    return Judged(talk, rows + chat_benchmarks.academic_nulls(items, "world.academic"))
 
 
 def turned(rows: Sequence[Record]) -> list[Record]:

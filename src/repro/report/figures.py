@@ -76,6 +76,21 @@ def intervals(
     return ax
 
 
+def bars(records: Sequence[Record], ax: Axes, *, colours: Mapping[str, str] | None = None) -> Axes:
+    """p2.fig8: values as bars with 95% intervals, a group of bars for each column and a bar for each row."""
+    columns, rows = (list(dict.fromkeys(each)) for each in zip(*((r.column, r.row) for r in records), strict=True))
+    width = 0.8 / len(rows)
+    for k, row in enumerate(rows):
+        found = [record for record in records if record.row == row]
+        x = [columns.index(record.column) + width * (k + 0.5 - len(rows) / 2) for record in found]
+        ends = [(r.value - r.interval.low, r.interval.high - r.value) for r in found]
+        colour = (colours or {}).get(row, COLOURS[k % len(COLOURS)])
+        ax.bar(x, [record.value for record in found], 0.9 * width, color=colour, label=row)
+        ax.errorbar(x, [record.value for record in found], yerr=np.transpose(ends), fmt="none", color="black", lw=1)
+    ax.set_xticks(range(len(columns)), columns)
+    return ax
+
+
 def _number_in(column: str) -> float:
     """The number a column stands for: 8 of `8` and of `n = 8`."""
     return float(column.rsplit("=", 1)[-1])
@@ -190,7 +205,7 @@ def atlas(places: np.ndarray, labels: Sequence[str], ax: Axes, *, order: Sequenc
     """p2.fig5: points on a plane, coloured by label and, so that colours can repeat, marked too; legend below.
 
     places: (points, 2); labels: (points,). order: the labels in the legend's order, each beginning with its number, which
-    then stands amid its points; else by name. Names show as text.
+    then stands above their middle; else by name. Names show as text.
     """
     names = list(order or sorted(set(labels)))
     found = np.array(labels)
@@ -201,7 +216,8 @@ def atlas(places: np.ndarray, labels: Sequence[str], ax: Axes, *, order: Sequenc
         if order:
             x, y = own[np.linalg.norm(own - np.median(own, axis=0), axis=1).argmin()]
             halo = [withStroke(linewidth=2.5, foreground="white")]
-            ax.text(x, y, name.split()[0], ha="center", va="center", weight="bold", path_effects=halo)
+            beside = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "path_effects": halo}
+            ax.annotate(name.split()[0], (x, y), **beside, fontsize=9, weight="bold")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     shown = ax.legend(

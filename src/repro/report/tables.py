@@ -52,20 +52,20 @@ def beside_published(
     caption: str,
     name: str | None = None,
     match: Mapping[str, str] | None = None,
-    digits: int = 1,
+    digits: int | Mapping[str, int] = 1,
     context: bool = True,
 ) -> dict[str, str]:
     """Our rows with interval, n and seeds; under each column the paper's figure for the row it is matched with.
 
     match: our row -> the paper's row; with a match, the paper's other rows follow as context. An id of our own has nothing
-    published. A column that begins with # counts things, and has no decimals.
+    published. digits: decimals, of all columns or by column; one that begins with # counts things, and has none.
     """
     paper, match = _paper(id, records), dict(match or {})
     columns = _unique([r.column for r in records] + [c for row in (paper or {}).values() for c in row if match])
     by_place = {(record.row, record.column): record for record in records}
 
     def decimals(column: str) -> int:
-        return 0 if column.startswith("#") else digits
+        return 0 if column.startswith("#") else digits if isinstance(digits, int) else digits.get(column, 1)
 
     def printed(row: str) -> list[str]:
         cells = [_published(paper[row].get(column), decimals(column)) for column in columns]
