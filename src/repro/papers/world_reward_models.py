@@ -18,10 +18,18 @@ from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.data import Pair, miniature
 from repro.evaluate.preference import pair_outcomes, random_baseline
 from repro.evaluate.rewardbench import overall_score
+from repro.models.load import load_tokenizer
 from repro.papers import court
 from repro.papers.miniature import policy
 from repro.train.pairs import shuffle_labels
-from repro.train.pairwise import Comparison, PreferenceModel, label_tokens, preference_training, template_named
+from repro.train.pairwise import (
+    Comparison,
+    PreferenceModel,
+    label_tokens,
+    preference_training,
+    rendered,
+    template_named,
+)
 from repro.train.reward_tokens import TokenRewardModel, finetuning
 from repro.world.task import TEST
 
@@ -215,11 +223,22 @@ def study(world: Section, settings: Section, seeds: Sequence[int]) -> Study:
     return Study(stacked.pop(""), rows, stacked, prompts, models, tuple(seeds))
 
 
+def hyperparameters(world: Section) -> dict[str, object]:
+    """What p2.pm lists, as it is here."""
+    return {
+        "base": f"{world[BASE]}, fine-tuned",
+        "epochs": world.pm_epochs,
+        "lr": world.pm_learning_rate,
+        "schedule": "cosine",
+        "warmup_ratio": world.warmup_ratio,
+        "global_batch": world.pm_batch_size,
+        "packing_block": world.pm_packing_block,
+        "position_randomised": True,
+    }
+
+
 def shown(model: PreferenceModel, world: Section, comparison: Comparison) -> dict[str, Any]:
     """One comparison as the model reads it, in both orders, and the probability that it ends in."""
-    from repro.models.load import load_tokenizer
-    from repro.train.pairwise import rendered
-
     template, (turns, first, second) = template_named(world.pm_template), comparison
     tokenizer = load_tokenizer(str(model.artifact.path))
     words = tokenizer.convert_ids_to_tokens(list(label_tokens(tokenizer, template)))

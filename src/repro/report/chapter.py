@@ -108,6 +108,7 @@ class Chapter:
         judgement = ledger.judge(id, court, found)
         self.record(found)
         kind, word = WORDS[judgement.verdict]
+        label = f"{self.name}.{id}.{court.replace(' ', '_')}"  # a claim may be shown in several courts
         lines = [
             f"- {text.escape(term.replace('_', ' '))}: {text.escape(text.interval(row, 2)) if row else 'not run'}"
             f" (rule: {text.escape(bound.text)}; {verdict})"
@@ -120,7 +121,7 @@ class Chapter:
         )
         self._show(
             tables.bundle(
-                f"```{{admonition}} {head}\n:class: {kind}\n:name: {self.name}.{id}\n\n{body}\n```",
+                f"```{{admonition}} {head}\n:class: {kind}\n:name: {label}\n\n{body}\n```",
                 _admonition(head, claim, judgement),
             )
         )
