@@ -68,7 +68,7 @@ def test_the_claims_meet_the_inventorys_terms():
     ]
     chat = Scores(dict.fromkeys(names, matrix), (0,))
     sets = Scores(dict.fromkeys(benchmark_study.academic.WORLD, matrix), (0,))
-    found = benchmark_study.Study(chat, Scores({BOTH: matrix}, (0,)), sets, ITEMS)
+    found = benchmark_study.Study(chat, Scores({BOTH: matrix}, (0,)), sets, ITEMS, {})
     for id, made in (("p2.c5", benchmark_study.chat_evidence), ("p2.c6", benchmark_study.academic_evidence)):
         assert set(made(found)) == set(inventory.claims()[id]["courts"]["world"])
     assert all(value.value == 1 for value in benchmark_study.chat_evidence(found).values())  # each beats the one before

@@ -173,3 +173,17 @@ def evidence(found: Study) -> dict[str, dict[str, Interval]]:
         "p2.c10": {"loss_change": difference_interval(found.losses[BIASED], found.losses[OURS])},
         "p2.c11": {"win_rate_change": won, "time_ratio": time_ratio(found.runs[OURS], found.runs[RESTART])},
     }
+
+
+def numbers(found: Study) -> dict[str, Interval | str]:
+    """What the page's prose cites."""
+    claims = evidence(found)
+    pairs, others = (trained(found.runs[name])[1].sum() for name in (OURS, RESTART))
+    return {
+        "penalty": f"{np.mean(found.penalties):.4f}",
+        "concise_length": claims["p2.c7"]["length_change"],
+        "concise_lc": claims["p2.c7"]["lc_win_change"],
+        "biased_length": claims["p2.c9"]["length_change"],
+        "biased_lc": claims["p2.c9"]["lc_win_change"],
+        "pairs_ratio": f"{PERCENT * pairs / others:.0f}",
+    }

@@ -3,7 +3,7 @@
 Everything is judged by `chat_benchmarks`; here is which policies, and what the chapter makes of the scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repro.core import inventory
@@ -19,6 +19,7 @@ from repro.papers.chat_benchmarks import (
     CONTROLLED,
     HARD,
     WIN,
+    Said,
     Scores,
     academic_nulls,
     academic_scores,
@@ -30,6 +31,7 @@ from repro.papers.chat_benchmarks import (
 )
 from repro.papers.miniature import policy
 from repro.papers.online_arms import ITERATIVE, OFFLINE, SFT, arms
+from repro.world.annotators import Judge
 
 STRONG, LONGER = "strong", "SFT, longest of 4"
 PAPERS_ROWS = {SFT: "SFT baseline", OFFLINE: "DPO baseline", ITERATIVE: "Iterative RLHF"}
@@ -39,12 +41,16 @@ TITLES = dict(zip(academic.WORLD, ("GSM-8K", "MMLU", "HumanEval", "TruthfulQA", 
 
 @dataclass(frozen=True)
 class Study:
-    """The arms on every benchmark, with the strong policy and the longest of four answers as context."""
+    """The arms on every benchmark, with the strong policy and the longest of four answers as context.
+
+    shown: one hard prompt, what each policy says to it, and the judge's level of each answer.
+    """
 
     chat: Scores
     two_turn: Scores
     academic: Scores
     items: int
+    shown: dict[str, str]
 
 
 def study(world: Section, online: Section, items: int, seeds: Sequence[int]) -> Study:
@@ -61,7 +67,17 @@ def study(world: Section, online: Section, items: int, seeds: Sequence[int]) -> 
         two_turn_scores(asked, seeds),
         academic_scores(policies | {STRONG: [strong] * len(seeds)}, items, world.workers, seeds),
         items,
+        _shown({name: each[0] for name, each in asked.items()}),
     )
+
+
+def _shown(asked: Mapping[str, Said]) -> dict[str, str]:
+    found = {}
+    for name, one in asked.items():
+        task, text = one.hard[0][0], one.hard[1][0]
+        found.setdefault("prompt", task.turns[-1][1])
+        found[f"{name}: level {Judge().score([task], [text])[0]} of 5"] = text
+    return found
 
 
 def chat_records(found: Study) -> list[Record]:
