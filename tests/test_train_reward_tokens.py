@@ -13,7 +13,8 @@ from repro.core.errors import SettingsError
 from repro.core.settings import Section
 from repro.data.schema import Pair
 from repro.models.load import load_model, load_tokenizer
-from repro.train.reward_tokens import finetuned_reward_model, freeze, reward_text, train_on_tokens
+from repro.models.scoring import score_texts
+from repro.train.reward_tokens import _pair_scores, finetuned_reward_model, freeze, reward_text, train_on_tokens
 
 WORDS = ["user", "assistant", ":", "good", "bad", *(f"w{number}" for number in range(20))]
 SETTINGS = {"max_tokens": 16, "precision": "fp32", "device": "cpu", "trainable": "all", "learning_rate": 0.01}
@@ -96,3 +97,15 @@ def test_the_text_has_one_beginning(folder):
     templated = reward_text(tokenizer, (("user", "w1"),), "good")
     assert templated == "user : w1 assistant : good "
     assert tokenizer(templated)["input_ids"].count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "bad"])
+def test_training_reads_the_token_that_scoring_reads_whatever_the_padding(folder, pad):
+    """Where the padding is the last token of an answer, a search for it would read the token before."""
+    tokenizer, model = load_tokenizer(str(folder)), load_model(str(folder), task="reward", device="cpu")
+    tokenizer.pad_token, model.config.pad_token_id = pad, tokenizer.convert_tokens_to_ids(pad)
+    texts = [reward_text(tokenizer, (("user", "w1"),), answer) for answer in ("w2 bad", "w3 w4 good bad")]
+    ids = [torch.tensor(row) for row in tokenizer(texts)["input_ids"]]
+    with torch.no_grad():
+        found = torch.cat(_pair_scores(model, ids, "fp32")(torch.tensor([0])))
+    assert found.tolist() == pytest.approx(score_texts(model, tokenizer, texts, limit=64).tolist(), abs=1e-6)

@@ -29,6 +29,7 @@ from repro.world.task import TEST, Task
 ROLES = ("small", "large", "strong")
 MINIATURE = "miniature/"  # how the names of models begin that are made here
 _POLICIES: dict[tuple[str, str], list[Artifact]] = {}  # found once a process, not at every mention
+_REWARD_MODELS: dict[tuple, TokenRewardModel] = {}  # likewise
 SECTION = "world"  # the settings that every chapter of the miniature world shares
 
 
@@ -49,7 +50,14 @@ def _pretraining(name: str, settings: Section) -> dict[str, Any]:
     start = artifacts.run(scratch, settings={"name": name}, inputs={"texts": texts}, seed=0)
     read = miniature.demonstrations(settings.pretraining_conversations, style="bare", seed=1)
     inputs = {"base": start, "conversations": artifacts.external(read / miniature.CONVERSATIONS)}
-    return {"step": sft, "settings": settings.pick(*SFT_SETTINGS), "inputs": inputs, "seed": 0}
+    return {"step": sft, "settings": _rated(name, settings), "inputs": inputs, "seed": 0}
+
+
+def _rated(name: str, settings: Section) -> Section:
+    """What `sft` reads; all models but the small one learn at the rate of the larger ones."""
+    if name == settings.small:
+        return settings.pick(*SFT_SETTINGS)
+    return settings.renamed(sft_learning_rate="larger_sft_learning_rate").pick(*SFT_SETTINGS)
 
 
 def policy(role: str, settings: Section) -> Artifact:
@@ -76,7 +84,7 @@ def _tuning(name: str, settings: Section, count: int, style: str) -> dict[str, A
     shown = miniature.demonstrations(count, style=style)
     conversations = artifacts.external(shown / miniature.CONVERSATIONS)
     inputs = {"base": base(name, settings), "conversations": conversations}
-    return {"step": sft, "settings": settings.pick(*SFT_SETTINGS), "inputs": inputs, "seed": 0}
+    return {"step": sft, "settings": _rated(name, settings), "inputs": inputs, "seed": 0}
 
 
 def policy_from(name: str, settings: Section) -> Artifact:
@@ -152,9 +160,13 @@ def reward_models(
 def reward_model_of(settings: Section, seed: int, mixture: str = "mix2") -> TokenRewardModel:
     """The reward model that later chapters optimise: p2.eq4 on `reward_pairs` pairs of a mixture.
 
-    settings: the section `world`.
+    settings: the section `world`. Found once a process, since drawing the pairs again takes seconds.
     """
-    return reward_models([(miniature.pairs(mixture, settings.reward_pairs, seed), seed)], settings)[0]
+    known = (str(runs_folder()), canonical(settings), seed, mixture)
+    if known not in _REWARD_MODELS:
+        pairs = miniature.pairs(mixture, settings.reward_pairs, seed)
+        _REWARD_MODELS[known] = reward_models([(pairs, seed)], settings)[0]
+    return _REWARD_MODELS[known]
 
 
 def rewards(models: Sequence[TokenRewardModel], answers: Pool) -> np.ndarray:

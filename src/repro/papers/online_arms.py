@@ -140,7 +140,7 @@ class Tuning:
 
 
 def tuned(world: Section, settings: Section) -> Tuning:
-    """The rates of `settings.rates` tried for every arm on validation prompts, once for all chapters."""
+    """`rates` tried for the loop and `offline_rates` for the other arms on validation prompts, once for all chapters."""
     model = reward_model_of(world, TUNING_SEED)
     inputs = {"policy": policy(settings.policy, world), "reward_model": model.artifact}
     both = {"world": world, "online": settings}
@@ -156,9 +156,9 @@ def tune(job: Job) -> None:
     """
     world, settings = job.settings.world, job.settings.online
     model = TokenRewardModel(job.inputs["reward_model"], world)
-    recipe, rates = recipe_of(world, settings, TUNING_SEED, reward_model=model), sorted(settings.rates)
+    recipe, rates = recipe_of(world, settings, TUNING_SEED, reward_model=model), sorted(settings.offline_rates)
     online = partial(_online_win, recipe, world, settings)
-    wins = {ITERATIVE: _tried(online, rates, world)}
+    wins = {ITERATIVE: _tried(online, sorted(settings.rates), world)}
     best = replace(recipe, learning_rate=Tuning(wins).rates[ITERATIVE])
     count = sum(len(each.pairs) for each in run_recipe(best, world, settings, TUNING_SEED))
     wins[OFFLINE] = _tried(partial(_offline_win, recipe, count, world, settings), rates, world)

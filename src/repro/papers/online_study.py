@@ -125,10 +125,10 @@ def study(world: Section, settings: Section, seeds: Sequence[int]) -> Study:
         for name, choices in known.items()
         for seed in seeds
     }
-    tried = [(rate, seed) for rate in settings.rates for seed in seeds]
+    tried = [(rate, seed) for rate in settings.offline_rates for seed in seeds]
     loops |= {(rate, seed): (replace(one_batch(paper[seed]), learning_rate=rate), *both, seed) for rate, seed in tried}
     ahead(followed, list(loops.values()), world.workers)
-    runs = {name: [followed(*loops[name, seed]) for seed in seeds] for name in (*known, *settings.rates)}
+    runs = {name: [followed(*loops[name, seed]) for seed in seeds] for name in (*known, *settings.offline_rates)}
     counts = {
         seed: sum(len(each.pairs) for each in run.iterations) for seed, run in zip(seeds, runs[BEST_WORST], strict=True)
     }
@@ -138,8 +138,8 @@ def study(world: Section, settings: Section, seeds: Sequence[int]) -> Study:
         tuning,
         {name: runs[name] for name in known},
         [measured(first, model[seed], *both) for seed in seeds],
-        {rate: [offline_measured(*others[rate, seed]) for seed in seeds] for rate in settings.rates},
-        {rate: runs[rate] for rate in settings.rates},
+        {rate: [offline_measured(*others[rate, seed]) for seed in seeds] for rate in settings.offline_rates},
+        {rate: runs[rate] for rate in settings.offline_rates},
         [offline(counts[seed], rates[OFFLINE], *both, seed) for seed in seeds],
         tuple(seeds),
     )

@@ -185,14 +185,24 @@ def freeze(model: PreTrainedModel, trainable: str | int) -> None:
 
 
 def _pair_scores(model: PreTrainedModel, ids: list[Tensor], precision: str) -> PairScores:
-    """Rewards of pairs by their places; row 2i is chosen and 2i + 1 rejected, both in one padded batch."""
+    """Rewards of pairs by their places; row 2i is chosen and 2i + 1 rejected, both in one padded batch.
+
+    A decoder's reward is read at its last real place, as `models.scoring` reads it: transformers looks for the padding's
+    id, and where pad and eos are one token it takes the end of the answer for padding.
+    """
 
     def scores(batch: Tensor) -> tuple[Tensor, Tensor]:
         rows = [ids[2 * place + side] for side in (0, 1) for place in batch.tolist()]
         padded = pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(input_ids=padded.to(model.device), attention_mask=mask.to(model.device)).logits
+            given = {"input_ids": padded.to(model.device), "attention_mask": mask.to(model.device)}
+            if head := getattr(model, "score", None):
+                last = given["attention_mask"].sum(1) - 1
+                hidden = model.base_model(**given).last_hidden_state
+                logits = head(hidden[torch.arange(len(rows), device=hidden.device), last])
+            else:
+                logits = model(**given).logits
         return logits.float().squeeze(-1).chunk(2)
 
     return scores
