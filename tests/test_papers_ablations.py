@@ -8,22 +8,20 @@ import numpy as np
 import pytest
 
 from repro.core import inventory
-from repro.core.artifacts import Artifact
 from repro.core.errors import DataError
 from repro.core.settings import Section, load
 from repro.papers import ablation_records, ablations, court
 from repro.papers.ablations import BETA, BIASED, CONCISE, EPOCHS, OURS, PENALTY, RESTART, N, Study
 from repro.papers.chat_benchmarks import Scores
-from repro.papers.online_arms import SFT, Measured, Run
-from repro.papers.online_rlhf import TRAINING, Iteration, Recipe
+from repro.papers.online_arms import SFT, Measured, Run, one_batch
+from repro.papers.online_rlhf import Iteration, Recipe
 
 RECIPE = Recipe(None, n=8, beta=0.1, iterations=3, prompts_per_iteration=2, learning_rate=1e-3)
 RULE = Section({"penalty": None, "penalty_share": 0.5})
 
 
-def iteration(texts, rewards, seconds=1.0):
-    made = Artifact(None, "step", "key", "digest", {"seconds": seconds})
-    return Iteration(1, made, [], texts, np.array(rewards, dtype=float), [], 0, {TRAINING: [made]})
+def iteration(texts, rewards):
+    return Iteration(1, None, [], texts, np.array(rewards, dtype=float), [], 0, {})
 
 
 def test_lambda_by_its_rule_and_as_set():
@@ -35,11 +33,11 @@ def test_lambda_by_its_rule_and_as_set():
         ablations.length_penalty(iteration([["aa", "bb"]], [[0, 4]]), RULE)
 
 
-def test_a_sweep_varies_one_thing_over_one_iteration():
+def test_a_sweep_varies_one_thing_in_one_batch():
     found = load("laptop")
     online, settings = found.section("p2_04_online_dpo"), found.section("p2_06_ablations")
     plans = ablations.sweep_plans([RECIPE], [0.02], online, settings)
-    plain = replace(RECIPE, iterations=1)
+    plain = one_batch(RECIPE)
     assert {name for name, _ in plans} == {PENALTY, BETA, N, EPOCHS}
     for (name, value), ((recipe,), section) in plans.items():
         changed = {PENALTY: {"penalty": 0.02 * value}, BETA: {"beta": value}, N: {"n": value}}.get(name, {})
@@ -68,17 +66,24 @@ def test_biased_labels_are_of_the_same_pairs():
     assert longer[1] > longer[0] + 0.05
 
 
-def trained(seconds, pairs):
-    made = [SimpleNamespace(seconds={TRAINING: s}, history={"pairs": p}) for s, p in zip(seconds, pairs, strict=True)]
-    return Run(made, [])
-
-
 def test_time_is_what_passed_and_its_interval_is_the_paces():
     """Equal pace: 3 iterations against 1 + 2 + 3 take 50 percent, without error; a slow machine in one training is error."""
-    even = ablation_records.time_ratio([trained([2, 2, 2], [10, 10, 10])], [trained([2, 4, 6], [10, 20, 30])])
+    pairs, theirs = np.array([[10.0, 10, 10]]), np.array([[10.0, 20, 30]])
+    even = ablation_records.time_ratio(pairs / 5, pairs, theirs / 5, theirs)
     assert (even.value, even.low, even.high) == pytest.approx((50, 50, 50))
-    uneven = ablation_records.time_ratio([trained([2, 4, 2], [10, 10, 10])], [trained([2, 4, 6], [10, 20, 30])])
+    uneven = ablation_records.time_ratio(np.array([[2.0, 4, 2]]), pairs, theirs / 5, theirs)
     assert uneven.value == pytest.approx(100 * 8 / 12) and uneven.low < 55 and uneven.high > 75
+
+
+def test_a_restart_is_timed_on_all_pairs_so_far():
+    new = [["a", "b"], ["c"], ["d"]]
+    sizes = {OURS: [2, 1, 1], RESTART: [2, 3, 4]}
+    runs = {
+        name: Run([SimpleNamespace(pairs=p, history={"pairs": n}) for p, n in zip(new, each, strict=True)], [])
+        for name, each in sizes.items()
+    }
+    assert ablations.trained_on(runs[OURS]) == new
+    assert ablations.trained_on(runs[RESTART]) == [["a", "b"], ["a", "b", "c"], ["a", "b", "c", "d"]]
 
 
 @pytest.fixture
@@ -90,11 +95,12 @@ def study():
         f"{kind}, {column}" for kind in ("chat", "hard") for column in ("win rate", "length-controlled", "characters")
     ]
     one = Measured(*(np.arange(10.0).reshape(5, 2) for _ in range(5)))
-    made = SimpleNamespace(seconds={TRAINING: 1.0}, history={"pairs": 4, "loss": [0.7, 0.6, 0.5, 0.3]})
+    made = SimpleNamespace(history={"pairs": 4, "loss": [0.7, 0.6, 0.5, 0.3]})
     run = Run([made], [one])
     return Study(
         {OURS: [run], CONCISE: [run], BIASED: [run], RESTART: [run]},
         {(PENALTY, 0.0): [run], (PENALTY, 1.0): [run]},
+        {OURS: np.array([[1.0]]), RESTART: np.array([[2.0]])},
         {OURS: [one], BIASED: [one]},
         [0.01],
         {OURS: np.array([[0.5, np.nan, 0.4]]), BIASED: np.array([[0.3, 0.2, np.nan]])},
@@ -111,7 +117,7 @@ def test_the_claims_meet_the_inventorys_terms_and_signs(study):
     assert found["p2.c7"]["length_change"].value == found["p2.c8"]["raw_win_change"].value == 1  # concise less ours
     assert found["p2.c9"]["lc_win_change"].value == 2  # biased less ours
     assert found["p2.c10"]["loss_change"].value == pytest.approx(-0.2)  # the one prompt that both have a pair of
-    assert found["p2.c11"]["win_rate_change"].value == 0 and found["p2.c11"]["time_ratio"].value == 100
+    assert found["p2.c11"]["win_rate_change"].value == 0 and found["p2.c11"]["time_ratio"].value == 50
 
 
 def test_records_are_table_4s_and_curves_begin_where_nothing_moved(study):

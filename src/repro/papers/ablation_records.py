@@ -12,7 +12,7 @@ from repro.papers.ablations import BIASED, CONCISE, JUDGED, OURS, RESTART, Study
 from repro.papers.chat_benchmarks import CHARACTERS, CHAT, CONTROLLED, HARD, WIN
 from repro.papers.miniature import concordance
 from repro.papers.online_arms import Measured, Run
-from repro.papers.online_rlhf import TRAINING, Iteration
+from repro.papers.online_rlhf import Iteration
 
 LC, ARENA, LENGTH = (
     f"{CHAT}, {CONTROLLED}",
@@ -49,7 +49,7 @@ def sweep_values(found: Study, what: str) -> list[float]:
 
 
 def sweep_curve(found: Study, what: str, quantity: str) -> list[Record]:
-    """p2_06.sweep: one quantity of the policy after one iteration, by the value of what was swept."""
+    """p2_06.sweep: one quantity of the policy after one batch, by the value of what was swept."""
     return [
         record(
             f"p2_06.sweep.{what}",
@@ -93,7 +93,7 @@ def overfitting_records(found: Study) -> list[Record]:
 
 
 def epoch_records(found: Study) -> list[Record]:
-    """p2_06.epochs: the same after one iteration, by the number of epochs on its pairs."""
+    """p2_06.epochs: the same after one batch, by the number of epochs on its pairs."""
     return [
         record(
             "p2_06.epochs",
@@ -127,36 +127,34 @@ def loss_records(found: Study, epochs: int) -> list[Record]:
 
 
 def restart_records(found: Study) -> list[Record]:
-    """p2_06.restart: the last iterate's win rate against SFT in percent, gold and KL; training seconds, and pairs passed."""
+    """p2_06.restart: the last iterate's win rate against SFT in percent, gold and KL; seconds of an epoch of its trainings, and their pairs."""
     rows = []
     for name in (OURS, RESTART):
         for column, quantity in (("win rate", "won"), ("gold", "gold"), ("KL", "log_ratio")):
             rows.append(
                 record("p2_06.restart", name, column, mean_interval(found.last(name, quantity)), seeds=found.seeds)
             )
-        spent, pairs = trained(found.runs[name])
-        for column, each in (("training (s)", spent), ("pairs an epoch", pairs)):
-            rows.append(record("p2_06.restart", name, column, float(each.sum() / len(found.seeds)), seeds=found.seeds))
+        pairs = trained_pairs(found.runs[name]).mean(0)
+        spent = found.seconds[name].mean(0)
+        for column, each in (("an epoch of each training (s)", spent), ("#pairs", pairs)):
+            rows.append(record("p2_06.restart", name, column, float(each.sum()), seeds=found.seeds))
     return rows
 
 
-def trained(runs: Sequence[Run]) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of every training of the runs and the pairs that it went over, (seeds x iterations,)."""
-    every = [each for run in runs for each in run.iterations]
-    return np.array([each.seconds[TRAINING] for each in every]), np.array(
-        [float(each.history["pairs"]) for each in every]
-    )
+def trained_pairs(runs: Sequence[Run]) -> np.ndarray:
+    """Pairs that each training of the runs went over, (seeds, iterations)."""
+    return np.array([[float(each.history["pairs"]) for each in run.iterations] for run in runs])
 
 
-def time_ratio(ours: Sequence[Run], others: Sequence[Run]) -> Interval:
-    """Training time of the first runs in percent of the others'; the interval is that of the seconds a pair took.
+def time_ratio(seconds: np.ndarray, pairs: np.ndarray, other_seconds: np.ndarray, other_pairs: np.ndarray) -> Interval:
+    """Training time of one recipe in percent of another's, all (seeds, iterations); the interval is that of the seconds a pair took.
 
-    Trainings are resampled for their pace alone: each arm's pairs stay what they are.
+    Trainings are resampled for their pace alone: each recipe's pairs stay what they are.
     """
-    (seconds, pairs), (their_seconds, their_pairs) = trained(ours), trained(others)
+    seconds, pairs, theirs, their_pairs = (each.ravel() for each in (seconds, pairs, other_seconds, other_pairs))
 
     def ratio(places: np.ndarray) -> float:
-        pace, other = (s[places].sum() / p[places].sum() for s, p in ((seconds, pairs), (their_seconds, their_pairs)))
+        pace, other = (s[places].sum() / p[places].sum() for s, p in ((seconds, pairs), (theirs, their_pairs)))
         return PERCENT * float(pace * pairs.sum() / (other * their_pairs.sum()))
 
     return statistic_interval(ratio, len(seconds))
@@ -171,14 +169,18 @@ def evidence(found: Study) -> dict[str, dict[str, Interval]]:
         "p2.c8": {"raw_win_change": raw(CONCISE, OURS)},
         "p2.c9": {"length_change": length(BIASED, OURS), "lc_win_change": lc(BIASED, OURS)},
         "p2.c10": {"loss_change": difference_interval(found.losses[BIASED], found.losses[OURS])},
-        "p2.c11": {"win_rate_change": won, "time_ratio": time_ratio(found.runs[OURS], found.runs[RESTART])},
+        "p2.c11": {"win_rate_change": won, "time_ratio": time_ratio(*_work(found, OURS), *_work(found, RESTART))},
     }
+
+
+def _work(found: Study, name: str) -> tuple[np.ndarray, np.ndarray]:
+    return found.seconds[name], trained_pairs(found.runs[name])
 
 
 def numbers(found: Study) -> dict[str, Interval | str]:
     """What the page's prose cites."""
     claims = evidence(found)
-    pairs, others = (trained(found.runs[name])[1].sum() for name in (OURS, RESTART))
+    pairs, others = (trained_pairs(found.runs[name]).sum() for name in (OURS, RESTART))
     return {
         "penalty": f"{np.mean(found.penalties):.4f}",
         "concise_length": claims["p2.c7"]["length_change"],

@@ -10,43 +10,50 @@ another scale, it follows from a rule: one standard deviation of length costs a 
 pi_0's answers to a prompt.
 """
 
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from repro.core.artifacts import Job
 from repro.core.errors import DataError
 from repro.core.parallel import ahead, run_all
 from repro.core.settings import Section
-from repro.data import miniature
+from repro.data import Pair, miniature
+from repro.models.features import stored
+from repro.models.load import load_model, load_tokenizer, threads, threads_for
 from repro.models.logprobs import logprobs_of, read_logprobs
 from repro.papers.chat_benchmarks import Policies, Scores, academic_scores, chat_scores, everyone, said
 from repro.papers.court import dialled, labelled_by
 from repro.papers.miniature import policy, reward_models
-from repro.papers.online_arms import ITERATIVE, SFT, Measured, Run, followed, measured, tuned
+from repro.papers.online_arms import ITERATIVE, SFT, Measured, Run, followed, measured, one_batch, tuned
 from repro.papers.online_rlhf import FIRST, Iteration, Recipe, recipe_of, training_settings
+from repro.train.dpo import DPO_SETTINGS, train_dpo
 from repro.train.reward_tokens import TokenRewardModel
 from repro.world import constants
 
 OURS, CONCISE, BIASED, RESTART = "Ours", "Ours-concise", "length-biased RM", "restart from pi_0"
 JUDGED = (SFT, OURS, CONCISE, BIASED)  # the rows of table 4, and where they began
 STRONG, MIX = "strong", "mix2"
-PENALTY, BETA, N, EPOCHS = "penalty", "beta", "n", "epochs"  # what is swept, over one iteration
+PENALTY, BETA, N, EPOCHS = "penalty", "beta", "n", "epochs"  # what is swept, in one batch
 
 Plans = dict[tuple[str, float], tuple[list[Recipe], Section]]  # by what is swept and its value, the recipe of each seed
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs by variant, and sweeps of one iteration by what is swept and its value, of every seed.
+    """Runs by variant, and sweeps in one batch by what is swept and its value, of every seed.
 
-    first: pi_0 measured by the usual and by the biased reward model; penalties: lambda of each seed, in reward a
+    seconds: of every training of Ours and of the restart, timed alike, (seeds, iterations); first: pi_0 measured by the usual and by the biased reward model; penalties: lambda of each seed, in reward a
     character; losses: DPO loss of every prompt's pair under the policy that learned it, (seeds, prompts of all iterations),
     nan where there was no pair; chat, academic: the policies of JUDGED.
     """
 
     runs: dict[str, list[Run]]
     sweeps: dict[tuple[str, float], list[Run]]
+    seconds: dict[str, np.ndarray]
     first: dict[str, list[Measured]]
     penalties: list[float]
     losses: dict[str, np.ndarray]
@@ -84,6 +91,7 @@ def study(world: Section, online: Section, settings: Section, seeds: Sequence[in
     return Study(
         runs,
         dict(zip(swept, found[len(others) :], strict=True)),
+        training_seconds({name: runs[name] for name in (OURS, RESTART)}, world, online, seeds),
         {name: [measured(begun, model, world, online) for model in each] for name, each in models.items()},
         penalties,
         {
@@ -120,11 +128,11 @@ def length_penalty(first: Iteration, settings: Section) -> float:
 
 
 def sweep_plans(ours: Sequence[Recipe], penalties: Sequence[float], online: Section, settings: Section) -> Plans:
-    """One iteration with another lambda (a multiple of the chapter's), beta, n, or number of epochs, all else as in Ours.
+    """One batch with another lambda (a multiple of the chapter's), beta, n, or number of epochs, all else as in Ours.
 
-    One iteration, so that all values but those of n learn from the same answers to the same prompts.
+    One batch, pi_0's answers to the prompts of all iterations, so that all values but those of n learn from the same answers.
     """
-    one = [replace(recipe, iterations=1) for recipe in ours]
+    one = [one_batch(recipe) for recipe in ours]
     plans: Plans = {}
     for factor in settings.penalty_factors:
         lambdas = [factor * each for each in penalties]
@@ -150,6 +158,58 @@ def _all_followed(
         different += [call] if call not in different else []
     ahead(followed, different, world.workers)
     return [[followed(*call) for call in each] for each in calls]
+
+
+def training_seconds(
+    runs: Mapping[str, Sequence[Run]], world: Section, online: Section, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Seconds of one epoch of every training of two runs, by run, (seeds, iterations), timed one after the other in one process.
+
+    What the trainings took when they were computed says as much of the machine's other work as of theirs.
+    """
+    own, first, calls = training_settings(world, online).pick(*DPO_SETTINGS, epochs=1), policy(online.policy, world), []
+    for place, seed in enumerate(seeds):
+        rows = {
+            name: [[(pair.prompt, pair.chosen, pair.rejected) for pair in pairs] for pairs in trained_on(each[place])]
+            for name, each in runs.items()
+        }
+        calls.append(
+            {
+                "step": timing,
+                "settings": own,
+                "inputs": {"policy": first, "pairs": stored("timed_pairs", rows)},
+                "seed": seed,
+            }
+        )
+    made = [json.loads((each / "seconds.json").read_text()) for each in run_all(calls, world.workers)]
+    return {name: np.array([each[name] for each in made]) for name in runs}
+
+
+def trained_on(run: Run) -> list[list[Pair]]:
+    """The pairs of each of a run's trainings: an iteration's own, or all so far where that many were trained on."""
+    own = [each.pairs for each in run.iterations]
+    so_far = [[pair for pairs in own[: place + 1] for pair in pairs] for place in range(len(own))]
+    again = [each.history["pairs"] > len(each.pairs) for each in run.iterations]
+    return [all_of if more else new for all_of, new, more in zip(so_far, own, again, strict=True)]
+
+
+def timing(job: Job) -> None:
+    """Step: `policy` and `pairs` (by run, rows of texts of each training) to seconds.json, by run the seconds of each training.
+
+    Processor time on a processor, which other work there leaves alone; time passed where an accelerator does the work.
+    """
+    folder, every = str(job.inputs["policy"].path), json.loads(job.inputs["pairs"].path.read_text())
+    found: dict[str, list[float]] = {name: [] for name in every}
+    for place in range(len(next(iter(every.values())))):
+        for name, trainings in every.items():
+            rows = [(tuple(map(tuple, turns)), *said) for turns, *said in trainings[place]]
+            model, tokenizer = load_model(folder, task="language", device=job.settings.device), load_tokenizer(folder)
+            clock = time.process_time if model.device.type == "cpu" else time.perf_counter
+            with threads(threads_for(model)):
+                started = clock()
+                train_dpo(model, tokenizer, rows, [np.zeros(2)] * len(rows), job.settings, job.seed or 0)
+                found[name].append(clock() - started)
+    (job.out / "seconds.json").write_text(json.dumps(found))
 
 
 def training_losses(done: Sequence[Iteration], world: Section, online: Section) -> np.ndarray:
