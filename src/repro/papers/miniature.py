@@ -14,7 +14,7 @@ import numpy as np
 from repro.core import artifacts
 from repro.core.artifacts import Artifact, canonical
 from repro.core.errors import MissingInput
-from repro.core.parallel import run_all
+from repro.core.parallel import ahead, run_all
 from repro.core.paths import HOW_TO_GET_MODELS, runs_folder
 from repro.core.settings import Section
 from repro.data import Pair, miniature
@@ -68,10 +68,22 @@ def policy(role: str, settings: Section) -> Artifact:
     """
     known = (str(runs_folder()), canonical(settings))
     if known not in _POLICIES:
-        names = dict.fromkeys(settings[each] for each in ROLES)
-        run_all([_pretraining(name, settings) for name in names if name.startswith(MINIATURE)], settings.workers)
-        _POLICIES[known] = run_all([_fine_tuning(each, settings) for each in ROLES], settings.workers)
+        longest_first = [each for each in ("large", "small", "strong") if _missing(each, settings)]
+        ahead(_policy, [(each, settings) for each in longest_first], settings.workers)
+        _POLICIES[known] = [_policy(each, settings) for each in ROLES]
     return _POLICIES[known][ROLES.index(role)]
+
+
+def _policy(role: str, settings: Section) -> Artifact:
+    return artifacts.run(**_fine_tuning(role, settings))
+
+
+def _missing(role: str, settings: Section) -> bool:
+    """Whether a role's policy, or the base that it starts from, is still to be trained."""
+    name = settings[role]
+    if name.startswith(MINIATURE) and not artifacts.known(**_pretraining(name, settings)):
+        return True
+    return not artifacts.known(**_fine_tuning(role, settings))
 
 
 def _fine_tuning(role: str, settings: Section) -> dict[str, Any]:
