@@ -113,7 +113,7 @@ def log_ticks(records: Sequence[Record], ax: Axes) -> Axes:
     places = sorted({_number_in(record.column) for record in records})
     shown = [place for k, place in enumerate(places) if k == 0 or place > 1.2 * places[k - 1]]
     ax.set_xscale("log")
-    ax.set_xticks(shown, [f"{place:,.0f}" for place in shown])
+    ax.set_xticks(shown, [f"{place:,.0f}" if place >= 1 else f"{place:g}" for place in shown])
     ax.minorticks_off()
     return ax
 
