@@ -29,7 +29,7 @@ def run_all(calls: Sequence[dict[str, Any]], workers: int | None = None) -> list
     if len(missing) > 1:
         with _processes(workers) as pool:
             futures = [pool.submit(_make, call) for call in missing]
-            for future in progress(as_completed(futures), total=len(futures), label="steps at once"):
+            for future in progress(as_completed(futures), total=len(futures), label="steps at once", at_once=True):
                 if error := future.exception():
                     note(f"again     a step failed beside others ({type(error).__name__}); it is made alone")
     return [artifacts.run(**call) for call in calls]
@@ -52,7 +52,7 @@ def ahead(function: Callable[..., Any], calls: Sequence[tuple], workers: int | N
         return
     with _processes(workers) as pool:
         futures = [pool.submit(_call, function, arguments) for arguments in calls]
-        for future in progress(as_completed(futures), total=len(futures), label="runs at once"):
+        for future in progress(as_completed(futures), total=len(futures), label="runs at once", at_once=True):
             if error := future.exception():
                 note(f"again     a run failed beside others ({type(error).__name__}); it goes on alone")
 
