@@ -126,6 +126,7 @@ def test_all_six_without_network_without_words_and_the_same_twice(
 
 def test_one_bar_at_a_time_outside_a_batch(model, tokenizer, folder, monkeypatch, capfd):
     monkeypatch.delenv("REPRO_BATCH", raising=False)
+    monkeypatch.setattr("repro.core.progress.PATIENCE", -1.0)  # two items take no second
     of(model, tokenizer, folder, "truthfulqa", limit=2)
     out, err = capfd.readouterr()
     assert out == "" and "log-likelihoods" in err
