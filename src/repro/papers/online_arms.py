@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -193,11 +192,6 @@ def _validated(model: Artifact, recipe: Recipe, world: Section, settings: Sectio
 
 
 # what other chapters build on
-
-
-def tuned_recipe(world: Section, settings: Section, seed: int, **choices: Any) -> Recipe:
-    """`recipe_of` at the rate that was tuned for the loop."""
-    return recipe_of(world, settings, seed, **{"learning_rate": tuned(world, settings).rates[ITERATIVE], **choices})
 
 
 def arms(world: Section, settings: Section, seed: int) -> dict[str, Artifact]:

@@ -56,12 +56,6 @@ class RewardModel:
         with torch.inference_mode():
             return self.head(torch.from_numpy(encoded.answers.rows(answers)), asked).double().numpy()
 
-    def score_pairs(self, pairs: Sequence[Pair], encoded: EncodedTexts) -> tuple[np.ndarray, np.ndarray]:
-        """Rewards of the chosen and of the rejected answers, (pairs,) each."""
-        prompts = [pair.prompt for pair in pairs]
-        chosen = self.score(prompts, [pair.chosen for pair in pairs], encoded)
-        return chosen, self.score(prompts, [pair.rejected for pair in pairs], encoded)
-
 
 def conversation_text(turns: Turns) -> str:
     """A conversation as one text, `role: text` a turn."""
