@@ -26,6 +26,7 @@ PAIRS, BATCH, SIZE, BETA = 128, 32, "miniature/0.3m", 0.1
 KEPT = 0.8  # of the bare loop's steps a second, at least
 STEPS = PAIRS // BATCH
 SETTINGS = {"beta": BETA, "max_tokens": 512, "precision": "fp32", "device": "cpu", "trainable": "all"}
+SETTINGS |= {"gradient_checkpointing": False}
 SETTINGS |= {"learning_rate": 1e-4, "batch_size": BATCH, "pairs_per_forward": BATCH, "epochs": 1}
 SETTINGS |= {"warmup_ratio": 0.0, "weight_decay": 0.0, "max_gradient_norm": 1.0}
 Row = tuple[tuple[tuple[str, str], ...], str, str]

@@ -20,7 +20,7 @@ from repro.train.loop import train_pairs
 WORDS = [f"w{letter}" for letter in "abcdefghijklmnop"]
 SETTINGS = {"max_tokens": 64, "precision": "fp32", "device": "cpu", "beta": 0.1, "learning_rate": 1e-3}
 SETTINGS |= {"batch_size": 16, "pairs_per_forward": 8, "epochs": 3, "warmup_ratio": 0.0, "weight_decay": 0.0}
-SETTINGS |= {"max_gradient_norm": 1.0}
+SETTINGS |= {"max_gradient_norm": 1.0, "gradient_checkpointing": False}
 
 
 def settings_of(**changes):
@@ -98,6 +98,19 @@ def test_the_first_step_by_another_road(model, tokenizer):
     for name, weights in model.named_parameters():
         steps = (weights - dict(plain.named_parameters())[name]).abs()
         assert steps.quantile(0.99) < 2e-5, name  # a gradient of almost 0 may have either sign
+
+
+def test_activations_computed_again_change_nothing(folder, tokenizer):
+    """Gradient checkpointing: the same record and weights, and the model does recompute (its layers run twice a step)."""
+    rows, found = rows_of(pairs_of(8)), []
+    for recompute in (False, True):
+        model, calls = load_model(str(folder.path), task="language", device="cpu", recompute=recompute), []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        record = train_dpo(model, tokenizer, rows, reference_of(model, tokenizer, rows), settings_of(epochs=1), 0)
+        found.append((record, model.state_dict(), len(calls)))
+    (plain, before, once), (again, after, twice) = found
+    assert again == plain and all(torch.equal(after[name], before[name]) for name in before)
+    assert (once, twice) == (2, 3)  # the reference reads once; the step once, and once more to go back
 
 
 def test_a_visible_preference_is_learnt_from_log_two(model, tokenizer):

@@ -19,7 +19,7 @@ from repro.train.reward_tokens import _pair_scores, finetuned_reward_model, free
 WORDS = ["user", "assistant", ":", "good", "bad", *(f"w{number}" for number in range(20))]
 SETTINGS = {"max_tokens": 16, "precision": "fp32", "device": "cpu", "trainable": "all", "learning_rate": 0.01}
 SETTINGS |= {"batch_size": 16, "pairs_per_forward": 8, "epochs": 3, "warmup_ratio": 0.03, "weight_decay": 0.0}
-SETTINGS |= {"max_gradient_norm": 1.0}
+SETTINGS |= {"max_gradient_norm": 1.0, "gradient_checkpointing": False}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,14 @@ def test_only_the_last_layers_and_the_head_move(folder):
     for wrong in (3, "some", -1):
         with pytest.raises(SettingsError, match="0 to 2 layers"):
             freeze(model, wrong)
+
+
+def test_activations_computed_again_change_nothing(folder):
+    models = [load_model(str(folder), task="reward", device="cpu", recompute=each) for each in (False, True)]
+    tokenizer, settings = load_tokenizer(str(folder)), Section(SETTINGS | {"epochs": 1})
+    plain, again = (train_on_tokens(model, tokenizer, rows_of(32), settings, 0) for model in models)
+    assert plain == again and models[1].is_gradient_checkpointing and not models[0].is_gradient_checkpointing
+    assert all(torch.equal(weights, models[0].state_dict()[name]) for name, weights in models[1].state_dict().items())
 
 
 def test_a_visible_preference_is_learnt_saved_and_found_again(folder, tmp_path, monkeypatch):

@@ -88,11 +88,13 @@ def load_model(
     precision: str = "fp32",
     device: str = "auto",
     seed: int = 0,
+    recompute: bool = False,
 ) -> PreTrainedModel:
     """A model of a folder or hub id, in evaluation mode, cut after its first `layers` layers if that is given.
 
     task: `features` (bare), `language` (next token) or `reward` (one scalar; a head that the file lacks is drawn from
-    `seed`). precision: `fp32`, or `bf16` weights. Raises SettingsError for an unknown task, precision or depth,
+    `seed`). precision: `fp32`, or `bf16` weights. recompute: training keeps few activations and computes the others again
+    (gradient checkpointing): slower, in less memory, the same gradient. Raises SettingsError for an unknown task, precision or depth,
     MissingInput if the model is nowhere, DataError if a folder has no safetensors or lacks weights.
     """
     for value, known, what in ((task, TASKS, "task"), (precision, PRECISIONS, "precision")):
@@ -117,6 +119,8 @@ def load_model(
             **options,
         )
     _check_complete(name, task, layers, report["missing_keys"])
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.to(device_named(device)).eval()
 
 

@@ -24,7 +24,7 @@ from repro.models.logprobs import LOGPROB_SETTINGS, encode_answers, encoded_logp
 from repro.objectives.dpo import dpo_loss, implicit_reward
 from repro.train.loop import OPTIMISER_SETTINGS, Record, train_pairs
 
-DPO_SETTINGS = ("beta", *LOGPROB_SETTINGS, *OPTIMISER_SETTINGS)
+DPO_SETTINGS = ("beta", "gradient_checkpointing", *LOGPROB_SETTINGS, *OPTIMISER_SETTINGS)
 
 
 def dpo_training(
@@ -67,7 +67,9 @@ def dpo(job: Job) -> None:
     """
     folder, settings = str(job.inputs["policy"].path), job.settings
     rows = [(tuple(map(tuple, turns)), *said) for turns, *said in json.loads(job.inputs["pairs"].path.read_text())]
-    model, tokenizer = load_model(folder, task="language", device=settings.device), load_tokenizer(folder)
+    recompute = settings.gradient_checkpointing
+    model = load_model(folder, task="language", device=settings.device, recompute=recompute)
+    tokenizer = load_tokenizer(folder)
     with threads(threads_for(model)):
         record = train_dpo(model, tokenizer, rows, read_logprobs(job.inputs["reference"]), settings, job.seed or 0)
     model.save_pretrained(job.out)

@@ -30,7 +30,7 @@ from repro.models.scoring import score, score_texts
 from repro.train.loop import OPTIMISER_SETTINGS, History, PairScores, train_bradley_terry
 from repro.train.reward import conversation_text
 
-TOKEN_SETTINGS = ("model", "max_tokens", "precision", "device", "trainable", *OPTIMISER_SETTINGS)
+TOKEN_SETTINGS = ("model", "max_tokens", "precision", "device", "trainable", "gradient_checkpointing", *OPTIMISER_SETTINGS)
 
 
 def finetuned_reward_model(
@@ -128,7 +128,8 @@ def finetune(job: Job) -> None:
     rows, settings, seed = json.loads(job.inputs["pairs"].path.read_text()), job.settings, job.seed or 0
     start = str(job.inputs["model"].path) if "model" in job.inputs else settings.model
     tokenizer = load_tokenizer(start)
-    model = load_model(start, task="reward", device=settings.device, seed=seed)
+    recompute = settings.gradient_checkpointing
+    model = load_model(start, task="reward", device=settings.device, seed=seed, recompute=recompute)
     with threads(threads_for(model)):
         history = train_on_tokens(model, tokenizer, rows, settings, seed)
     model.save_pretrained(job.out)
