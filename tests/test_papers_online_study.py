@@ -25,6 +25,11 @@ def said(gold, kl=0.0, characters=80.0):
     return Measured(gold + each, 2 * gold + each, kl * same, characters * same, 50 + 10 * gold * same)
 
 
+def pair(place, turned=False):
+    sides = ["good", "bad"][:: -1 if turned else 1]
+    return SimpleNamespace(prompt=(("user", f"Question {place}?"),), chosen=sides[0], rejected=sides[1])
+
+
 def iteration(folder, loss, pairs, dropped):
     folder.mkdir()
     record = {"pairs": pairs, "loss": [9.0] * 19 + [loss], "margin": [0.0] * 19 + [0.5]}
@@ -32,7 +37,7 @@ def iteration(folder, loss, pairs, dropped):
     seconds = {GENERATING: 3.0, SCORING: 2.0, TRAINING: 4.0}
     tasks, made = [None] * (pairs + dropped), Artifact(folder, "dpo", "key", "digest", {"seconds": 4.0})
     return SimpleNamespace(
-        history=record, dropped=dropped, tasks=tasks, pairs=[None] * pairs, seconds=seconds, policy=made
+        history=record, dropped=dropped, tasks=tasks, pairs=[*map(pair, range(pairs))], seconds=seconds, policy=made
     )
 
 
@@ -42,8 +47,12 @@ def study(tmp_path):
     done = [iteration(tmp_path / str(place), 0.6 - 0.1 * place, 9 - place, 1 + place) for place in range(2)]
     gold = dict.fromkeys(variants(SETTINGS), 0.5) | {BEST_RANDOM: 0.4, "penalty": 0.2, "penalty, raw order": 0.1}
     runs = {
-        name: [Run(done, [said(0.3, 1.0), said(last, 4.0, 100 * last)]) for _ in SEEDS] for name, last in gold.items()
+        name: [Run([*done], [said(0.3, 1.0), said(last, 4.0, 100 * last)]) for _ in SEEDS]
+        for name, last in gold.items()
     }
+    turned = SimpleNamespace(**vars(done[0]) | {"pairs": [pair(place, turned=place < 3) for place in range(9)]})
+    for run in runs["penalty, raw order"]:
+        run.iterations[:] = [turned, done[1]]
     wins = {
         arm: {rate: Interval(value, value, value, 9) for rate, value in ((1e-4, 51.0), (3e-4, 60.0))}
         for arm in (ITERATIVE, OFFLINE, ONE_BATCH)
@@ -79,6 +88,8 @@ def test_discrepancies_are_the_released_code_less_what_it_departs_from(study):
     )  # against the penalty
     assert rows["penalty picks, raw reward orders", "characters (difference)"].value == pytest.approx(-10)
     assert rows["reference is the previous iterate", "gold (difference)"].value == pytest.approx(0)
+    found = [rows[name, "other pairs at first (%)"].value for name in online_study.RELEASED]
+    assert found == pytest.approx([0, 0, 0, 100 / 3])
 
 
 def test_equal_kl_is_where_both_have_been(study):

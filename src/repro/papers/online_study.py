@@ -210,18 +210,26 @@ def exploration_records(found: Study) -> list[Record]:
 
 
 def discrepancy_records(found: Study) -> list[Record]:
-    """p2_04.discrepancies: the last iterate as the released code would have it, less the paper's, paired."""
-    return [
-        record(
-            "p2_04.discrepancies",
-            name,
-            f"{column} (difference)",
-            difference_interval(found.last(its, quantity), found.last(against, quantity)),
-            seeds=found.seeds,
-        )
-        for name, (its, against) in RELEASED.items()
-        for column, quantity in QUANTITIES.items()
-    ]
+    """p2_04.discrepancies: how many pairs of the first iteration, asked of the same policy, are others than the paper's;
+    and the last iterate as the released code would have it, less the paper's, paired.
+    """
+    rows = []
+    for name, (its, against) in RELEASED.items():
+        columns = {"other pairs at first (%)": PERCENT * float(np.mean(_other_pairs(found, its, against)))}
+        for column, quantity in QUANTITIES.items():
+            difference = difference_interval(found.last(its, quantity), found.last(against, quantity))
+            columns[f"{column} (difference)"] = difference
+        rows += [
+            record("p2_04.discrepancies", name, column, value, seeds=found.seeds) for column, value in columns.items()
+        ]
+    return rows
+
+
+def _other_pairs(found: Study, its: str, against: str) -> list[bool]:
+    """Of each pair of a variant's first iteration, whether another variant's has it not."""
+    firsts = [[run.iterations[0].pairs for run in found.runs[name]] for name in (its, against)]
+    said = [[{(pair.prompt, pair.chosen, pair.rejected) for pair in pairs} for pairs in runs] for runs in firsts]
+    return [pair not in other for ours, other in zip(*said, strict=True) for pair in ours]
 
 
 def matched_records(found: Study) -> list[Record]:
