@@ -1,7 +1,9 @@
 """Steps for test_core_parallel: a process of its own must be able to import them."""
 
 import os
+import signal
 import time
+from multiprocessing import parent_process
 
 from repro.core import artifacts
 from repro.core.artifacts import Job
@@ -18,6 +20,13 @@ def refused(job: Job) -> None:
     raise DataError("on purpose", where=f"value {job.settings.value}", fix="none")
 
 
+def killed(job: Job) -> None:
+    """Ends a process beside others, as the system does when memory runs out; writes where it survives."""
+    if parent_process():
+        os.kill(os.getpid(), signal.SIGKILL)
+    (job.out / "answer.txt").write_text(str(os.getpid()))
+
+
 def follow(*values: object) -> None:
     """A run of several steps, one after the other; "refuse" is one that fails."""
     for value in values:
@@ -26,4 +35,5 @@ def follow(*values: object) -> None:
 
 def slow(job: Job) -> None:
     """Takes a minute: long enough to be interrupted."""
+    (job.out / "began").touch()
     time.sleep(60)

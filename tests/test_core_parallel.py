@@ -63,9 +63,27 @@ def test_one_worker_or_one_call_does_nothing_and_a_failure_is_left_to_the_caller
         parallel_steps.follow(2, "refuse")
 
 
-def test_an_interrupt_ends_the_processes_too():
+def test_processes_stay_for_the_next_steps_in_the_environment_of_now(tmp_path, monkeypatch):
+    first = run_all(calls(parallel_steps.named, 1, 2), workers=2)
+    monkeypatch.setenv("REPRO_RUNS", str(tmp_path / "elsewhere"))
+    again = run_all(calls(parallel_steps.named, 1, 2, 3), workers=2)
+    assert all(each.path.is_relative_to(tmp_path / "elsewhere") for each in again)
+    by = [{(each / "answer.txt").read_text().split()[1] for each in found} for found in (first, again)]
+    assert by[0] & by[1] and len(active_children()) <= 2
+
+
+def test_a_process_that_was_killed_is_replaced():
+    found = run_all(
+        calls(parallel_steps.killed, 1, 2), workers=2
+    )  # each dies in a process of its own, and is made here
+    assert {(each / "answer.txt").read_text() for each in found} == {str(os.getpid())}
+    after = run_all(calls(parallel_steps.named, 1, 2), workers=2)
+    assert str(os.getpid()) not in {(each / "answer.txt").read_text().split()[1] for each in after}
+
+
+def test_an_interrupt_ends_the_processes_too(runs, tmp_path):
     def interrupt():
-        while not active_children():
+        while not list(tmp_path.glob("**/began")):
             time.sleep(0.05)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 

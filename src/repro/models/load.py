@@ -101,12 +101,9 @@ def load_model(
         if value not in known:
             raise SettingsError(f"unknown {what} {value!r}", where=name, fix=f"choose from {', '.join(known)}")
     folder = find_model(name)
-    if folder and not any(folder.glob("*.safetensors")):
-        fix = "convert it with model.save_pretrained(folder); pickled weights are not read"
-        raise DataError("the folder has no .safetensors weights", where=folder, fix=fix)
-    options = {"num_labels": 1} if task == "reward" else {}
-    if layers is not None:
-        options["num_hidden_layers"] = layers
+    _check_safe(folder)
+    options = {} if layers is None else {"num_hidden_layers": layers}
+    options |= {"num_labels": 1} if task == "reward" else {}
     with _or_missing(name, folder), _quiet(), torch.random.fork_rng():
         torch.manual_seed(seed)
         model, report = TASKS[task].from_pretrained(
@@ -122,6 +119,12 @@ def load_model(
     if recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.to(device_named(device)).eval()
+
+
+def _check_safe(folder: Path | None) -> None:
+    if folder and not any(folder.glob("*.safetensors")):
+        fix = "convert it with model.save_pretrained(folder); pickled weights are not read"
+        raise DataError("the folder has no .safetensors weights", where=folder, fix=fix)
 
 
 def _check_complete(name: str, task: str, layers: int | None, missing: set[str]) -> None:
