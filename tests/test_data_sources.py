@@ -25,7 +25,7 @@ def real():
 
 def test_every_source_is_pinned_and_licensed():
     every = sources()
-    assert {each.set for each in every} == set(ADAPTERS) and len(every) == 53
+    assert {each.set for each in every} == set(ADAPTERS) and len(every) == 65
     for each in every:
         assert len(each.commit) == 40 and len(each.sha256) == 64 and each.licence and each.repo.count("/") == 1
         assert each.form in ("same", "gzip", "lines", "derived") and each.file.startswith(each.set + "/")
@@ -38,7 +38,8 @@ def test_every_source_is_pinned_and_licensed():
 def test_status_of_no_folder_and_of_an_empty_one(tmp_path):
     for folder in (None, tmp_path, tmp_path / "none"):
         assert [(each.name, each.state) for each in status(folder)] == [
-            (name, "missing") for name in ("hh-rlhf", "pku-saferlhf", "llmbar", "alpaca_eval")
+            (name, "missing")
+            for name in ("hh-rlhf", "pku-saferlhf", "llmbar", "alpaca_eval", "arena-hard", "pandalm", "gpt-4-llm")
         ]
 
 
@@ -86,12 +87,12 @@ def test_the_whole_fetch_rebuilds_the_data_folder(real, tmp_path):
         server.script[path] = ["cut 5000", "status 429"]
     report = fetch(tmp_path, base_url=server.url, pause=0.0)
     server.http.shutdown()
-    assert (report.count("fetched"), report.count("derived")) == (52, 1)
+    assert (report.count("fetched"), report.count("derived")) == (64, 1)
     assert all(each.state == "present" for each in status(tmp_path))
     assert (tmp_path / "alpaca_eval" / alpaca_eval.DIFFICULTY).read_bytes() == (
         real / "alpaca_eval" / alpaca_eval.DIFFICULTY
     ).read_bytes()
-    assert "52 fetched, 1 derived" in report.summary()
+    assert "64 fetched, 1 derived" in report.summary()
     for name in ("llmbar", "hh-rlhf"):
         assert ADAPTERS[name](tmp_path).rows == ADAPTERS[name](real).rows
 
@@ -124,7 +125,7 @@ def test_from_the_hub_what_the_hub_has(real, tmp_path, monkeypatch):
     assert report.count("fetched") == 4 and asked[0] == ("Anthropic/hh-rlhf", "helpful-base/test.jsonl.gz")
     assert all(each.state == ("present" if each.name == "hh-rlhf" else "missing") for each in status(tmp_path))
     every = fetch(tmp_path, from_hub=True)
-    assert every.count("already here") == 4 and every.count("not on the hub") == 48
+    assert every.count("already here") == 4 and every.count("not on the hub") == 60
     assert every.count("not derived, its inputs are missing") == 1
     with pytest.raises(MissingInput, match="the hub does not have this file"):
         fetch(tmp_path, ["llmbar"], from_hub=True)

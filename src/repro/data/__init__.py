@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from repro.data import alpaca_eval, hh_rlhf, llmbar, pku_saferlhf
+from repro.data import alpaca_eval, arena_bench, gpt4_llm, hh_rlhf, llmbar, pandalm, pku_saferlhf
 from repro.data.schema import Answer, Loaded, Malformed, Pair, Prompt, SetAside
 from repro.data.sources import SetStatus, status
 
@@ -11,6 +11,9 @@ ADAPTERS: dict[str, Callable[..., Loaded]] = {
     pku_saferlhf.NAME: pku_saferlhf.load,
     alpaca_eval.NAME: alpaca_eval.load,
     llmbar.NAME: llmbar.load,
+    arena_bench.NAME: arena_bench.load,
+    gpt4_llm.NAME: gpt4_llm.load,
+    pandalm.NAME: pandalm.load,
 }
 
 __all__ = ["ADAPTERS", "Answer", "Loaded", "Malformed", "Pair", "Prompt", "SetAside", "SetStatus", "status"]
