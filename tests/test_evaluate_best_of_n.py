@@ -13,6 +13,7 @@ from repro.evaluate.best_of_n import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_weights,
+    raw_contest,
     selector_contest,
 )
 
@@ -182,3 +183,10 @@ def test_contest_limits_and_symmetry():
     assert contest.win == pytest.approx(swapped.lose, abs=1e-14)
     assert selector_contest(gold, gold, gold, [7]).tie == pytest.approx(1.0)
     assert selector_contest([[1.0]], [[2.0]], [[3.0]], [1]).tie == pytest.approx(1.0)
+
+
+def test_against_one_raw_answer_by_hand():
+    """Worth 0, 10, 20: against a random one of the three (itself a tie) the best wins 5/6, the middle 1/2, the worst 1/6."""
+    value = np.array([[0.0, 10.0, 20.0]])
+    good, bad = (raw_contest(reward, value, [1, 3])[0] for reward in (value, -value))
+    assert good == pytest.approx([1 / 2, 5 / 6]) and bad == pytest.approx([1 / 2, 1 / 6])

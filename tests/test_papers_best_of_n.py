@@ -32,9 +32,6 @@ def test_a_prompt_that_is_missing_shifts_nothing(monkeypatch, tmp_path):
     assert judged.preference == pytest.approx(np.array([[0, 1], [20, 21]]))
 
 
-def test_against_a_random_answer_by_hand():
-    """Worth 0, 10, 20: against a random one of the three (itself a tie) the best wins 5/6, the middle 1/2, the worst 1/6."""
+def test_the_favourite_of_one_prompt():
     value = np.array([[0.0, 10.0, 20.0]])
-    good, bad = (best_of_n._against_random(reward, value, [1, 3])[0] for reward in (value, -value))
-    assert good == pytest.approx([1 / 2, 5 / 6]) and bad == pytest.approx([1 / 2, 1 / 6])
     assert best_of_n._favourite(["a", "b", "c"], value) == ("c", 1.0)

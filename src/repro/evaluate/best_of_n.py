@@ -94,6 +94,15 @@ def best_of_n_curve(proxy: ArrayLike, value: ArrayLike, ns: Sequence[int]) -> np
     return ranked @ weights.T
 
 
+def raw_contest(reward: np.ndarray, value: np.ndarray, ns: Sequence[int]) -> np.ndarray:
+    """P(the pick of n is worth more than one answer drawn from the pool by itself), a tie as half: (prompts, len(ns)).
+
+    reward, value: (prompts, pool), what picks and what the pick is worth. Raises DataError as `best_of_n_curve`.
+    """
+    above, equal = (test(value[:, :, None], value[:, None, :]).mean(2) for test in (np.greater, np.equal))
+    return best_of_n_curve(reward, above + equal / 2, ns)
+
+
 def best_of_n_kl_bound(n: ArrayLike) -> np.ndarray:
     """log n - (n - 1) / n, in nats: the most that best-of-n can move from its base policy (p1.kl_bound).
 

@@ -13,7 +13,13 @@ from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.data import alpaca_eval
-from repro.evaluate.best_of_n import best_of_n_curve, best_of_n_kl, best_of_n_kl_bound, selector_contest
+from repro.evaluate.best_of_n import (
+    best_of_n_curve,
+    best_of_n_kl,
+    best_of_n_kl_bound,
+    raw_contest,
+    selector_contest,
+)
 from repro.papers import inputs
 from repro.papers.length_bias import AnswerPool
 from repro.papers.reward_models import RealText, off_distribution
@@ -160,7 +166,7 @@ def _one_seed(reward: np.ndarray, value: np.ndarray, lengths: np.ndarray, ns: li
             JUDGE: best_of_n_curve(value, value, ns),
         },
         "contests": {
-            RANDOM: 100 * _against_random(reward, value, ns),
+            RANDOM: 100 * raw_contest(reward, value, ns),
             LONGEST: 100 * selector_contest(reward, lengths, value, ns, seed=seed).rate,
         },
         "kl": {"exact": np.array([[best_of_n_kl(uniform, row, n) for n in ns] for row in reward])},
@@ -171,11 +177,3 @@ def _one_seed(reward: np.ndarray, value: np.ndarray, lengths: np.ndarray, ns: li
 def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The seeds' arrays under each name as one: (seeds, prompts, len(ns))."""
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-
-
-def _against_random(reward: np.ndarray, value: np.ndarray, ns: Sequence[int]) -> np.ndarray:
-    """P(best-of-n's pick is judged better than one drawn at random from the pool), a tie as half: (prompts, len(ns))."""
-    rank = (value[:, :, None] > value[:, None, :]).mean(axis=2) + (value[:, :, None] == value[:, None, :]).mean(
-        axis=2
-    ) / 2
-    return best_of_n_curve(reward, rank, ns)

@@ -1,6 +1,7 @@
 """Drawings of how things hang together: boxes with words, and arrows from box to box. Nothing in them is measured."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
@@ -12,20 +13,23 @@ Arrows = Sequence[tuple[str, str]]
 WIDTH, HEIGHT = 0.86, 0.6  # of a box, where neighbours' centres are 1 apart
 
 
-def flow(boxes: Boxes, arrows: Arrows, ax: Axes, *, title: str = "") -> Axes:
-    """Boxes at whole or half places of a grid, rows counted downwards, and arrows between those named."""
+def flow(boxes: Boxes, arrows: Arrows, ax: Axes, *, title: str = "", width: float = WIDTH) -> Axes:
+    """Boxes at places of a grid, rows counted downwards, and arrows between those named; width: of a box."""
     patches = {}
     for name, (x, y, words, colour) in boxes.items():
-        corner = (x - WIDTH / 2, y - HEIGHT / 2)
+        corner = (x - width / 2, y - HEIGHT / 2)
         style = {"boxstyle": "round,pad=0,rounding_size=0.08", "facecolor": "white", "edgecolor": colour, "lw": 1.4}
-        patches[name] = ax.add_patch(FancyBboxPatch(corner, WIDTH, HEIGHT, **style))
+        patches[name] = ax.add_patch(FancyBboxPatch(corner, width, HEIGHT, **style))
         ax.text(x, y, words, ha="center", va="center", fontsize=8.5)
     for start, end in arrows:
         ends = [boxes[name][:2] for name in (end, start)]
         line = {"arrowstyle": "-|>", "color": GREY, "lw": 1.2, "shrinkA": 2, "shrinkB": 2}
         ax.annotate("", *ends, arrowprops=line | {"patchA": patches[start], "patchB": patches[end]})
     columns, rows = zip(*(box[:2] for box in boxes.values()), strict=True)
-    ax.set(xlim=(min(columns) - 0.55, max(columns) + 0.55), ylim=(max(rows) + 0.45, min(rows) - 0.45))
+    ax.set(
+        xlim=(min(columns) - width / 2 - 0.12, max(columns) + width / 2 + 0.12),
+        ylim=(max(rows) + 0.45, min(rows) - 0.45),
+    )
     ax.set_title(title, loc="left")
     ax.axis("off")
     return ax
@@ -74,3 +78,34 @@ def workflow(ax: Axes) -> Axes:
     }
     arrows = [("sets", "clean"), ("clean", "reward"), ("reward", "rank"), ("sft", "sample"), ("sample", "rank")]
     return flow(boxes, [*arrows, ("rank", "dpo"), ("dpo", "again"), ("again", "sample")], ax)
+
+
+def collection(ax: Axes) -> Axes:
+    """p1.fig1: four steps from prompts to preference data, and the reward model trained on it."""
+    boxes = {
+        "prompts": (0, 0, "1 prompts:\nhard for the SFT model", BLUE),
+        "responses": (1.2, 0, "2 responses:\nseveral models, a pair", BLUE),
+        "filter": (2.4, 0, "3 filter:\na judge's 1 to 5", ORANGE),
+        "labels": (3.6, 0, "4 labels:\npeople review", ORANGE),
+        "model": (4.8, 0, "5 reward model", GREEN),
+        "drop1": (0, 1, "dropped: the SFT\nmodel keeps up", GREY),
+        "drop3": (2.4, 1, "dropped: equal\nscores, extremes", GREY),
+        "drop4": (3.6, 1, "dropped: doubt,\npoor quality", GREY),
+    }
+    chain = ("prompts", "responses", "filter", "labels", "model")
+    arrows = [*pairwise(chain), ("prompts", "drop1"), ("filter", "drop3"), ("labels", "drop4")]
+    return flow(boxes, arrows, ax, width=1.06)
+
+
+def prompt_generation(ax: Axes) -> Axes:
+    """p1.fig2: prompts of many categories, answered by two models, scored by a proxy reward model, and filtered by p1.eq2."""
+    boxes = {
+        "pool": (0, 0.5, "prompt pool $X$,\nevery category", BLUE),
+        "strong": (1.2, 0, "strong model:\n$y^G$", BLUE),
+        "sft": (1.2, 1, "SFT model:\n$y^S$", BLUE),
+        "proxy": (2.4, 0.5, "proxy reward\nmodel $r^*$", ORANGE),
+        "keep": (3.6, 0, "difference $> \\epsilon$:\nkeep $x$", GREEN),
+        "drop": (3.6, 1, "difference $\\leq \\epsilon$:\ndrop $x$", GREY),
+    }
+    arrows = [("pool", "strong"), ("pool", "sft"), ("strong", "proxy"), ("sft", "proxy"), ("proxy", "keep")]
+    return flow(boxes, [*arrows, ("proxy", "drop")], ax, width=1.0)

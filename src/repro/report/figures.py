@@ -263,3 +263,27 @@ def verdicts(cards: Sequence[tuple[str, str, str]], ax: Axes) -> Axes:
     ax.spines[:].set_visible(False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     return ax
+
+
+def score_matrix(counts: np.ndarray, kept: np.ndarray, ax: Axes) -> Axes:
+    """p1.table1: pairs by the levels of both answers, each cell's count and share; those kept outlined, the others grey.
+
+    counts, kept: (levels, levels), r+ down and r- across, from level 1.
+    """
+    levels = range(1, len(counts) + 1)
+    share = counts / max(counts.sum(), 1)
+    ax.imshow(share, cmap="Greens", interpolation="nearest", vmin=0, vmax=1.3 * max(share.max(), 1e-9))
+    grey = np.ma.masked_array(share, kept)
+    ax.imshow(grey, cmap="Greys", interpolation="nearest", vmin=0, vmax=2 * max(share.max(), 1e-9))
+    for (row, column), count in np.ndenumerate(counts):
+        words = f"{count:,.0f}\n{100 * share[row, column]:.1f}%"
+        ax.text(column, row, words, ha="center", va="center", fontsize=8.5)
+        if kept[row, column]:
+            corner = (column - 0.46, row - 0.46)
+            ax.add_patch(plt.Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=GREEN, lw=1.8))
+    ax.set(xlabel="level of the other answer, $r^-$", ylabel="level of the stronger model's answer, $r^+$")
+    ax.set_xticks(range(len(counts)), levels)
+    ax.set_yticks(range(len(counts)), levels)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
