@@ -42,7 +42,7 @@ def line(judgement: Judgement) -> str:
 
 
 def block(tier: str, caption: str) -> str:
-    """The README's block: the picture, the verdicts that are in, and how many are not."""
+    """The README's block: the picture, the tally, and the verdicts that are in, folded away."""
     cards = ledger.scorecard(tier)
     counts = ledger.tally(cards)
     ran = [line(card) for card in cards if card.verdict != "not run"]
@@ -51,13 +51,17 @@ def block(tier: str, caption: str) -> str:
         "",
         f"*{caption}*",
         "",
+        f"Of {len(cards)} lines for {len(inventory.claims())} claims: "
+        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        + f". Tier `{tier}`, seeds {', '.join(sorted({c.seeds for c in cards if c.seeds}))}.",
+        "",
+        f"<details><summary>{len(ran)} verdicts, ours beside published</summary>",
+        "",
         "| verdict | claim | in words | court | ours, 95% interval | the paper |",
         "|---|---|---|---|---|---|",
         *ran,
         "",
-        f"Of {len(cards)} lines for {len(inventory.claims())} claims: "
-        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-        + f". Tier `{tier}`, seeds {', '.join(sorted({c.seeds for c in cards if c.seeds}))}.",
+        "</details>",
     ]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ it stays for the next ones, until the process that began it ends.
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,11 @@ def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with(parent: int) -> None:
-    """End this process as soon as the one that began it is gone: a killed run leaves nothing behind."""
+    """End this process as soon as the one that began it is gone: a killed run leaves nothing behind.
+
+    An interrupt reaches all processes of a terminal or kernel; what it means is for the one that began this to say.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
