@@ -57,7 +57,7 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
 
     base: what the configuration calls the backbone, such as a hub id.
     """
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)  # else PEFT asks the hub whether the vocabulary grew
     (folder / "README.md").unlink(missing_ok=True)
     file = folder / ADAPTER_FILES[0]
     config = json.loads(file.read_text()) | {"base_model_name_or_path": base}
