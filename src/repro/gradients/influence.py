@@ -18,7 +18,7 @@ from repro.gradients.checkpoints import Checkpoint
 from repro.gradients.directions import DIRECTIONS, directions
 from repro.gradients.per_example import Losses, per_example_gradients
 from repro.gradients.projection import Projection
-from repro.objectives.influence import AVERAGES
+from repro.objectives.influence import AVERAGES, units
 
 EXACT = 0  # the "dimension" of scores without projection
 PROJECTED_TOGETHER = 4  # batches: drawing the signs costs as much as a product with a hundred rows of them
@@ -138,7 +138,7 @@ def _references(
         means = {d: torch.stack([each[d] for each in means_of]).to(dtype) for d in scoring.dimensions}
     else:  # projected when they are whole
         found = _features(torch.stack([each[EXACT] for each in means_of]).to(dtype), scoring)
-        means = {d: _units(each) for d, each in found.items()}
+        means = {d: units(each) for d, each in found.items()}
     for name, whole in zip(subtasks, zip(*means.values(), strict=True), strict=True):
         if not all(bool(each.any()) for each in whole):
             where, fix = f"subtask {name}, checkpoint {point.name}", "look at its samples: their gradients cancel"
@@ -153,7 +153,7 @@ def _means(point: Checkpoint, name: str, rows: Sequence[Any], losses: Losses, sc
         places = range(start, min(start + scoring.batch_size, len(rows)))
         gradients = _gradients(point, losses, rows, places, scoring.batch_size, f"subtask {name}, ")
         if scoring.average == "cosines":
-            parts = {d: _units(each) for d, each in _features(gradients, scoring).items()}
+            parts = {d: units(each) for d, each in _features(gradients, scoring).items()}
         else:
             parts = {EXACT: gradients}
         sums = {d: part.double().sum(0) / len(rows) + sums.get(d, 0.0) for d, part in parts.items()}
@@ -165,11 +165,6 @@ def _features(rows: Tensor, scoring: Scoring) -> dict[int, Tensor]:
     largest = max(scoring.dimensions)
     projected = Projection(largest, scoring.seed).project(rows) if largest > EXACT else rows
     return {d: rows if d == EXACT else projected[:, :d] for d in scoring.dimensions}
-
-
-def _units(rows: Tensor) -> Tensor:
-    lengths = rows.norm(dim=1, keepdim=True)
-    return rows / lengths.masked_fill(lengths == 0, 1.0)
 
 
 def _cosines(rows: Tensor, references: Tensor) -> Tensor:

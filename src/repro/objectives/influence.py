@@ -35,10 +35,10 @@ def cosines(directions: Tensor, references: Tensor) -> Tensor:
     directions: (samples, weights); references: (references, weights). The cosine with nothing is undefined; 0 says that
     the sample neither helps nor harms.
     """
-    return _units(directions) @ _units(references).T
+    return units(directions) @ units(references).T
 
 
-def _units(rows: Tensor) -> Tensor:
+def units(rows: Tensor) -> Tensor:
     """Rows divided by their lengths, (rows, weights); rows of zeros stay."""
     lengths = rows.norm(dim=-1, keepdim=True)
     return rows / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
@@ -64,8 +64,8 @@ def reference(gradients: Tensor, average: str = "gradients") -> Tensor:
     """
     if average not in AVERAGES:
         raise SettingsError(f"unknown value {average!r}", where="average", fix=f"choose from {', '.join(AVERAGES)}")
-    mean = mean_gradient(gradients if average == "gradients" else _units(gradients))
-    return _units(mean[None])[0] if average == "gradients" else mean
+    mean = mean_gradient(gradients if average == "gradients" else units(gradients))
+    return units(mean[None])[0] if average == "gradients" else mean
 
 
 def trajectory_influence(gradients: Tensor, validation: Tensor, rates: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def adam_influence(directions: Tensor, validation: Tensor, rates: Tensor) -> Ten
     of checkpoints differ.
     """
     _check(rates, directions, validation)
-    return torch.einsum("c,cnp,cmp->nm", rates, _units(directions), _units(validation))
+    return torch.einsum("c,cnp,cmp->nm", rates, units(directions), units(validation))
 
 
 def subtask_influence(
@@ -103,7 +103,7 @@ def subtask_influence(
         raise DataError("no validation subtask", where="influence", fix="give at least one")
     _check(rates, directions, *subtasks)
     references = torch.stack([torch.stack([reference(each, average) for each in subtask]) for subtask in subtasks])
-    return torch.einsum("c,cnp,jcp->nj", rates, _units(directions), references)
+    return torch.einsum("c,cnp,jcp->nj", rates, units(directions), references)
 
 
 def _check(rates: Tensor, *stacks: Tensor) -> None:

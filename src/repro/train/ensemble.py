@@ -47,7 +47,7 @@ def member_training(
     start: the backbone, else the model that `settings.model` names. settings: MEMBER_SETTINGS.
     """
     rows = [[pair.prompt, pair.chosen, pair.rejected] for pair in pairs]
-    inputs = {"pairs": stored("token_pairs", rows), **_backbone_input(settings, start)}
+    inputs = {"pairs": stored("token_pairs", rows), **backbone_input(settings, start)}
     return {
         "step": train_member,
         "settings": settings.pick(*MEMBER_SETTINGS, member=member),
@@ -56,7 +56,8 @@ def member_training(
     }
 
 
-def _backbone_input(settings: Section, start: Artifact | None) -> dict[str, Artifact]:
+def backbone_input(settings: Section, start: Artifact | None) -> dict[str, Artifact]:
+    """A step's input `model`: the artifact to start from, else the folder that `settings.model` names; none for a hub id."""
     if start is not None:
         return {"model": start}
     folder = find_model(settings.model)
@@ -88,7 +89,7 @@ def ensemble_training(
         few = pairs[:REFERENCE_PAIRS]
         reference = [pair.prompt for pair in few], [(pair.chosen, pair.rejected) for pair in few]
     inputs = {f"member_{place}": each for place, each in enumerate(trained)}
-    inputs |= {"reference": stored("pool", _rows(*reference)), **_backbone_input(settings, start)}
+    inputs |= {"reference": stored("pool", _rows(*reference)), **backbone_input(settings, start)}
     return {"step": ensemble, "settings": settings.pick("model", "max_tokens", "device", "members"), "inputs": inputs}
 
 

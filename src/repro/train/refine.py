@@ -18,18 +18,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from repro.core import artifacts
 from repro.core.artifacts import MANIFEST, Artifact, Job
 from repro.core.errors import DataError
 from repro.core.parallel import run_all
 from repro.core.settings import Section
 from repro.data.schema import Turns
 from repro.models.features import stored
-from repro.models.load import find_model, load_model, load_tokenizer, threads, threads_for
+from repro.models.load import load_model, load_tokenizer, threads, threads_for
 from repro.models.logprobs import half
 from repro.models.lora import ADAPTER_FILES, save_adapter
 from repro.objectives.relabel import refinement_loss
-from repro.train.ensemble import RewardEnsemble
+from repro.train.ensemble import RewardEnsemble, backbone_input
 from repro.train.loop import OPTIMISER_SETTINGS, Record, train_pairs
 from repro.train.reward_tokens import reward_text
 
@@ -57,7 +56,7 @@ def refining(
     """
     targets = np.asarray(targets, dtype=np.float64)
     _check(texts, targets, len(RewardEnsemble(ensemble, settings).folders))
-    backbone = _backbone(settings, start)
+    backbone = backbone_input(settings, start)
     calls = [
         {
             "step": refine_member,
@@ -82,12 +81,6 @@ def _check(texts: Texts, targets: np.ndarray, members: int) -> None:
         member, sample = bad[0]
         what = f"{len(bad)} targets are not finite, first {targets[member, sample]}"
         raise DataError(what, where=f"refinement, member {member}, sample {sample}", fix="look at its relabelling")
-
-
-def _backbone(settings: Section, start: Artifact | None) -> dict[str, Artifact]:
-    if start is None and (folder := find_model(settings.model)):
-        start = artifacts.external(folder)
-    return {} if start is None else {"model": start}
 
 
 def _rows(texts: Texts, targets: np.ndarray) -> list[list]:
