@@ -70,6 +70,13 @@ class TestTies:
         assert all({0, 5} <= set(ranked_above(values, 0.5, seed).places) for seed in range(20))
 
 
+def test_by_ranks_no_subtask_of_wider_scores_decides_alone():
+    """The second subtask's scores are a thousand times the first's: the maximum is the second alone, the ranks are not."""
+    scores = [[0.4, -100.0], [0.1, 50.0], [0.3, -900.0], [0.2, 10.0]]
+    assert influence_selection(scores, 0.5, seed=0).places.tolist() == [1, 3]
+    assert influence_selection(scores, 0.5, seed=0, over="ranks").places.tolist() == [0, 1]
+
+
 def test_largest_and_mean_over_subtasks_differ():
     """Sample 0 is best for one subtask and bad for the other; sample 1 is fair for both."""
     scores = [[0.9, -0.9], [0.5, 0.5], [0.0, 0.1], [0.1, 0.0]]
@@ -122,7 +129,7 @@ class TestBadInput:
             ranked_above([], 0.5, seed=0)
         with pytest.raises(DataError, match="at least one subtask"):
             influence_selection(np.ones((3, 0)), 0.5, seed=0)
-        with pytest.raises(SettingsError, match="max, mean"):
+        with pytest.raises(SettingsError, match="max, mean, ranks"):
             influence_selection(np.ones((3, 1)), 0.5, seed=0, over="sum")
 
     @pytest.mark.parametrize("budget", [0, 11])
