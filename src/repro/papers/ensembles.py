@@ -42,7 +42,7 @@ def learning(world: Section, settings: Section) -> Section:
     """What members are trained and read by: the world's shared settings, with the ensemble's own over them."""
     own = {key: settings[key] for key in ("members", "calibrated", "learning_rate", "epochs", *LORA_SETTINGS)}
     shared = [key for key in MEMBER_SETTINGS if key not in own and key != "model"]
-    return world.pick(*shared, model=BACKBONE, **own)
+    return world.pick(*shared, model=world[BACKBONE], **own)
 
 
 def ensembles(world: Section, settings: Section, seeds: Sequence[int]) -> list[RewardEnsemble]:
