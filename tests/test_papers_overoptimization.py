@@ -12,7 +12,7 @@ from repro.core.settings import load
 from repro.papers import miniature, overoptimization, ugda, ugda_measures
 from repro.papers import overoptimization_course as course_of
 from repro.papers.online_arms import ITERATIVE
-from repro.papers.overoptimization import CAUTIOUS, MEAN, best_of_n_course, relation_of, rollouts, unit_of
+from repro.papers.overoptimization import CAUTIOUS, LOOSE, MEAN, best_of_n_course, relation_of, rollouts, unit_of
 from repro.papers.overoptimization_course import BON, Course, coefficients, curve
 from repro.world import sources
 from tests import online_loop
@@ -205,7 +205,7 @@ class TestRun:
         study = overoptimization.study(*parts, [0])
         assert sorted(task.turns for task in ranked) == sorted(task.turns for task in ugda.ppo_prompts(parts[1], 0))
         assert {name: len(each.gold) for name, each in study.courses.items()} == {BON: 3, ITERATIVE: 3} | dict.fromkeys(
-            [*overoptimization.TRAINED, CAUTIOUS], 4
+            [*overoptimization.TRAINED, CAUTIOUS, LOOSE], 4
         )
         # nothing is learnt before the first answers are drawn
         assert study.courses[MEAN].distances[1] == pytest.approx(0, abs=1e-3)

@@ -2,7 +2,8 @@
 
     best of n       the pick of n of the SFT policy's answers; its KL is the bound log n - (n - 1) / n (p1.kl_bound)
     iterative DPO   the loop of p2.fig4
-    PPO             p3.eq2 against the mean of the ensemble, or its LCB, UWO or WCO; no answer is relabelled
+    PPO             p3.eq2 against the mean of the ensemble, or its LCB, UWO or WCO; no answer is relabelled. The mean
+                    once more with a tenth of the KL penalty, for what lies beyond where the penalty stops
 
 All have one ensemble and one proxy, its mean (p3.eq8): it picks the best of n and ranks for DPO; LCB, UWO and WCO are
 paid another reward, and measured by the mean as the others are. DPO asks PPO's prompts. PPO's course is read off the
@@ -23,6 +24,7 @@ from repro.core.settings import Section
 from repro.core.statistics import Interval, mean_interval
 from repro.evaluate.best_of_n import best_of_n_curve, best_of_n_kl_bound
 from repro.models.answers import sampled
+from repro.objectives.ensemble import MEAN as MEMBERS_MEAN
 from repro.objectives.ensemble import WCO
 from repro.papers import ugda_study
 from repro.papers.miniature import Pool, graded, pool
@@ -37,8 +39,9 @@ from repro.train.ensemble import RewardEnsemble
 from repro.train.ppo import ppo_training
 from repro.world.task import Task
 
-MEAN, CAUTIOUS = "PPO, mean", "PPO, WCO"
+MEAN, CAUTIOUS, LOOSE = "PPO, mean", "PPO, WCO", "PPO, weak penalty"
 TRAINED = {MEAN: PPO, "PPO, LCB": "LCB, no labels", "PPO, UWO": "UWO, no labels"}  # as papers/ugda calls them
+WEAK = 0.1  # of p3's KL penalty
 QUANTITIES = ("gold", "proxy", "kl")
 
 
@@ -108,12 +111,14 @@ def study(world: Section, settings: Section, online: Section, own: Section, seed
     units = [{"gold": unit_of(drawn.gold), "proxy": unit_of(each)} for each in proxies]
     each_seed = list(zip(base.found, asked, seeds, strict=True))
     runs = {name: [row[known].policy for row in base.outcomes] for name, known in TRAINED.items()}
-    runs[CAUTIOUS] = run_all([worst_case_training(*these, *both) for these in each_seed], world.workers)
+    calls = [another_ppo(name, *these, *both) for name in (CAUTIOUS, LOOSE) for these in each_seed]
+    made = run_all(calls, world.workers)
+    runs |= {CAUTIOUS: made[: len(seeds)], LOOSE: made[len(seeds) :]}
     loops = [dpo_policies(*these, *both, online, own.dpo_iterations) for these in each_seed]
-    measures = _measures([*zip(*loops, strict=True), runs[CAUTIOUS]], tested, base.found, *both)
+    measures = _measures([*zip(*loops, strict=True), runs[CAUTIOUS], runs[LOOSE]], tested, base.found, *both)
     sizes = 2 ** np.arange(int(np.log2(own.answers)) + 1)
     courses = {BON: best_of_n_course(drawn.gold, proxies, units, sizes)}
-    courses[ITERATIVE] = _on_tests(measures[:-1], units).from_start()
+    courses[ITERATIVE] = _on_tests(measures[:-2], units).from_start()
     firsts = [_baseline(*these, *both, own.baseline_answers) for these in each_seed]
     for name, made in runs.items():
         four = zip(made, asked, firsts, units, strict=True)
@@ -121,7 +126,7 @@ def study(world: Section, settings: Section, online: Section, own: Section, seed
         courses[name] = Course(*(np.stack([part[each] for part in parts], 1) for each in QUANTITIES)).from_start()
     ends = {name: courses[name].last() for name in (BON, ITERATIVE)}
     ends |= {name: _on_tests([base.measures[known]], units) for name, known in TRAINED.items()}
-    ends[CAUTIOUS] = _on_tests(measures[-1:], units)
+    ends |= {CAUTIOUS: _on_tests(measures[-2:-1], units), LOOSE: _on_tests(measures[-1:], units)}
     return Study(courses, ends, drawn, proxies, relation_of(drawn.gold, proxies, units), tuple(seeds))
 
 
@@ -133,11 +138,14 @@ def _proxy(
     return scorer.member_rewards([task.turns for task in asked], texts).mean(0)
 
 
-def worst_case_training(
-    found: Interactions, asked: Sequence[Task], seed: int, world: Section, settings: Section
+def another_ppo(
+    name: str, found: Interactions, asked: Sequence[Task], seed: int, world: Section, settings: Section
 ) -> dict[str, Any]:
-    """What `artifacts.run`, or `run_all` with others, needs for PPO against the least of the members (WCO)."""
-    rules = {"ppo_aggregate": WCO, "ppo_aggregate_weight": None, "ppo_aggregate_ddof": None}
+    """What `artifacts.run`, or `run_all` with others, needs for PPO as p3_03 has it not: WCO, or with a weak penalty."""
+    how = WCO if name == CAUTIOUS else MEMBERS_MEAN
+    rules = {"ppo_aggregate": how, "ppo_aggregate_weight": None, "ppo_aggregate_ddof": None}
+    if name == LOOSE:
+        rules["ppo_kl_coefficient"] = WEAK * settings.ppo_kl_coefficient
     own = chapter_settings(world, settings, **rules)
     return ppo_training([task.turns for task in asked], own, seed, policy=found.sft, scorer=found.ensemble)
 
