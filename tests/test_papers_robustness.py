@@ -10,7 +10,7 @@ from repro.core import inventory
 from repro.core.errors import SettingsError
 from repro.core.settings import load
 from repro.core.statistics import mean_interval
-from repro.papers import robustness, ugda
+from repro.papers import robustness, ugda_methods
 from repro.papers import robustness_records as shown
 from repro.papers.robustness import (
     BEFORE,
@@ -219,7 +219,7 @@ class TestBothArms:
         """The same methods by the same settings: every stage is found, for it is named by what it is given."""
         (methods, clean, seeds), (others, flipped, again) = arms[1]
         assert clean == SETTINGS and seeds == again == (0, 1) and methods == others
-        assert {name: ugda.METHODS[name] for name in methods} == methods
+        assert {name: ugda_methods.METHODS[name] for name in methods} == methods
         assert {key for key in clean if clean[key] != flipped[key]} == {"flip_share"} and flipped.flip_share == 0.2
 
     def test_every_ensemble_orders_gold_of_both_policies_answers_and_of_both_kinds_of_pairs(self, arms):

@@ -16,14 +16,22 @@ from repro.gradients.losses import preference_losses, regression_losses
 from repro.models.load import load_model
 from repro.objectives.relabel import relabelled_rewards
 from repro.papers import experts, miniature, ugda, ugda_measures, ugda_prompts
-from repro.papers.ugda import CONTROLS, METHODS, Interactions, Method, budget, refinement, run_methods, select
+from repro.papers.ugda import Interactions, refinement, run_methods, select
+from repro.papers.ugda_methods import CONTROLS, METHODS, Method, budget
 from repro.papers.ugda_prompts import flipped, subtask_of
 from repro.train.ensemble import RewardEnsemble
 from repro.world import sources
 from tests import online_loop
 
 SMALL = {"preference_pairs": 24, "ppo_prompts": 12, "reference_prompts": 6, "validation_samples": 3, "test_prompts": 3}
-SMALL |= {"ppo_rollouts": 12, "ppo_max_new_tokens": 6, "gain_samples": 5, "members": 2, "batch_size": 8, "ppo_epochs": 1}
+SMALL |= {
+    "ppo_rollouts": 12,
+    "ppo_max_new_tokens": 6,
+    "gain_samples": 5,
+    "members": 2,
+    "batch_size": 8,
+    "ppo_epochs": 1,
+}
 SMALL |= {"refine_batch_size": 2, "refine_epochs": 4}
 SHORT = ["PPO", "LCB", "RLR", "UGDA(RA)", "UGDA(UN)", "UGDA", "own labels"]
 TASKS = sources.prompts(40, "train", 0)
@@ -79,7 +87,11 @@ class TestBudgets:
     def test_every_method_is_given_as_many_labels(self, count, monkeypatch):
         rng = np.random.default_rng(0)
         found, scores = interactions(rng.normal(size=(3, count))), rng.normal(size=(count, 2))
-        sizes = {name: len(chosen(each, found, scores, monkeypatch).places) for name, each in METHODS.items() if each.selection != "none"}
+        sizes = {
+            name: len(chosen(each, found, scores, monkeypatch).places)
+            for name, each in METHODS.items()
+            if each.selection != "none"
+        }
         assert sizes.pop("all labelled") == count
         assert set(sizes.values()) == {budget(count, SETTINGS)} and len(sizes) == 8
 
@@ -87,7 +99,11 @@ class TestBudgets:
         """Variances rank places 7, 6, 5, 4 highest; influence, the larger of two subtasks, ranks 0, 1, 4, 5."""
         found = doubted([1, 2, 3, 4, 5, 6, 7, 8])
         scores = [[9, 0], [0, 8], [0, 0], [1, 1], [0, 7], [6, 0], [2, 2], [3, 1]]
-        places = {name: chosen(METHODS[name], found, scores, monkeypatch).places.tolist() for name in METHODS if "UGDA" in name}
+        places = {
+            name: chosen(METHODS[name], found, scores, monkeypatch).places.tolist()
+            for name in METHODS
+            if "UGDA" in name
+        }
         assert places["UGDA"] == [4, 5] and places["UGDA(UN)"] == [6, 7] and places["UGDA(GR)"] == [0, 1]
         assert len(places["UGDA(RA)"]) == 2
 
@@ -100,7 +116,10 @@ class TestBudgets:
 
     def test_two_random_draws_differ_and_all_baselines_have_one(self, monkeypatch):
         found = interactions(np.random.default_rng(0).normal(size=(3, 40)))
-        places = {name: tuple(chosen(METHODS[name], found, [], monkeypatch).places) for name in ("LCB", "UWO", "RLR", "UGDA(RA)", "own labels")}
+        places = {
+            name: tuple(chosen(METHODS[name], found, [], monkeypatch).places)
+            for name in ("LCB", "UWO", "RLR", "UGDA(RA)", "own labels")
+        }
         assert places["LCB"] == places["UWO"] == places["RLR"] != places["UGDA(RA)"] == places["own labels"]
 
 
@@ -238,7 +257,9 @@ class TestMeasures:
         asked = ugda_prompts.test_prompts(SETTINGS)
         sft = ugda_measures.measured(found.sft, asked, WORLD, SETTINGS)
         ours = ugda_measures.measured(outcomes["UGDA"].policy, asked, WORLD, SETTINGS, outcomes["UGDA"].ensemble)
-        assert sft.gold.shape == ours.proxy.shape == (6, 2) and np.isnan(sft.proxy).all() and np.isfinite(ours.proxy).all()
+        assert (
+            sft.gold.shape == ours.proxy.shape == (6, 2) and np.isnan(sft.proxy).all() and np.isfinite(ours.proxy).all()
+        )
         assert np.nanmax(np.abs(sft.log_ratio), initial=0) < 1e-4  # SFT is not far from itself
         assert ours.of("helpful").shape == (3,) and np.isclose(ours.variance("harmless").value, ours.gold[3:].var())
         found = ugda_measures.accuracy(found.ensemble, found.sft, asked, WORLD, SETTINGS)
@@ -247,7 +268,9 @@ class TestMeasures:
 
     def test_whether_selecting_can_work(self, done):
         found, _, _ = done
-        graded = replace(found, texts=[text if place else "Sure. Happy to help." for place, text in enumerate(found.texts)])
+        graded = replace(
+            found, texts=[text if place else "Sure. Happy to help." for place, text in enumerate(found.texts)]
+        )
         check = ugda_measures.selection_check(graded, WORLD, SETTINGS, 0)
         for each in (check.error, check.judged, check.gain, check.doubt_gain):
             assert np.isnan(each.value) or -1 <= each.low <= each.value <= each.high <= 1
@@ -255,7 +278,12 @@ class TestMeasures:
 
     def test_rank_error_and_correlation_by_hand(self):
         """Ranks 1, 2, 3, 4 against 4, 2.5, 2.5, 1: off by 3, .5, .5 and 3 of 4."""
-        assert ugda_measures.rank_error(np.array([1, 2, 3, 4.0]), np.array([9, 5, 5, 1.0])).tolist() == [0.75, 0.125, 0.125, 0.75]
+        assert ugda_measures.rank_error(np.array([1, 2, 3, 4.0]), np.array([9, 5, 5, 1.0])).tolist() == [
+            0.75,
+            0.125,
+            0.125,
+            0.75,
+        ]
         with pytest.raises(DataError, match="every truth is 2"):
             ugda_measures.rank_error(np.array([1.0, 2.0]), np.array([2.0, 2.0]))
         values = np.arange(10.0)

@@ -11,8 +11,9 @@ from repro.core.statistics import Interval
 from repro.objectives.selection import Selection
 from repro.papers import ugda_prompts, ugda_records, ugda_study
 from repro.papers.experts import OWN
-from repro.papers.ugda import METHODS, PPO, VARIANTS, Interactions, Method, Outcome
+from repro.papers.ugda import Interactions, Outcome
 from repro.papers.ugda_measures import PolicyMeasure, SelectionCheck
+from repro.papers.ugda_methods import METHODS, PPO, VARIANTS, Method
 from repro.papers.ugda_records import seeds_needed, spread
 from repro.papers.ugda_study import SFT, Study, evidence
 from repro.world import sources

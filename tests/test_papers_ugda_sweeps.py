@@ -10,7 +10,8 @@ import pytest
 from repro.core import artifacts
 from repro.core.artifacts import MANIFEST, Artifact
 from repro.papers import miniature, ugda, ugda_measures, ugda_sweeps
-from repro.papers.ugda import CONTROLS, METHODS, Interactions, Method, budget, collect, refinement, select
+from repro.papers.ugda import Interactions, collect, refinement, select
+from repro.papers.ugda_methods import CONTROLS, METHODS, Method, budget
 from repro.papers.ugda_sweeps import AT_RANDOM, CHOSEN, ETA, GAMMA, LABELS, MEMBERS, UNREFINED, Point, Sweeps, at_budget
 from repro.train.ensemble import RewardEnsemble
 from tests import online_loop

@@ -31,8 +31,9 @@ from repro.papers.miniature import Pool, graded, pool
 from repro.papers.online_arms import ITERATIVE
 from repro.papers.online_rlhf import preference_pairs, recipe_of, training_settings
 from repro.papers.overoptimization_course import BON, Course
-from repro.papers.ugda import PPO, UNLABELLED, Interactions, chapter_settings
+from repro.papers.ugda import Interactions, chapter_settings
 from repro.papers.ugda_measures import PolicyMeasure, measured
+from repro.papers.ugda_methods import PPO, UNLABELLED
 from repro.papers.ugda_prompts import SUBTASKS, ppo_prompts, test_prompts
 from repro.train.dpo import dpo_training
 from repro.train.ensemble import RewardEnsemble

@@ -21,9 +21,10 @@ from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.data import Pair
 from repro.papers.miniature import concordance, graded
-from repro.papers.ugda import BASELINES, PPO, UNLABELLED, VARIANTS, Interactions, chapter_settings
+from repro.papers.ugda import Interactions, chapter_settings
 from repro.papers.ugda_judged import Judged, judged, policies_of
 from repro.papers.ugda_measures import accuracy, rank_error
+from repro.papers.ugda_methods import BASELINES, PPO, UNLABELLED, VARIANTS
 from repro.papers.ugda_prompts import SUBTASKS, preferences, test_prompts
 from repro.papers.ugda_study import OTHERS, UGDA, Study, study
 from repro.papers.uncertainty import standardised_ranks

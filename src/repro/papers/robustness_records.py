@@ -25,8 +25,8 @@ from repro.papers.robustness import (
     apart,
     labels_of,
 )
-from repro.papers.ugda import PPO
 from repro.papers.ugda_judged import LOSSES, WINS, Judged
+from repro.papers.ugda_methods import PPO
 from repro.papers.ugda_prompts import SUBTASKS, preferences
 from repro.papers.ugda_study import OTHERS, SFT, UGDA
 

@@ -9,10 +9,8 @@
     pi'           PPO once more, from the SFT policy, against the refined ensemble
 
 Each stage is an artifact: methods that agree on a stage share it, so their differences are paired, and a killed run goes
-on from the last stage or, within PPO, checkpoint. A `Method` is what UGDA chose; its other values are the baselines,
-which get as many labels, and the controls. Published nowhere and chosen here: the policy begins again from SFT; rewards
-in p3.eq9 and p3.eq13 are without the KL penalty, which no reward model can learn; quantiles are those of all of D_inter;
-RLR and UGDA(RA) differ in the random draw alone.
+on from the last stage or, within PPO, checkpoint. Methods are in papers/ugda_methods. Published nowhere and chosen here: the policy begins again from SFT; rewards
+in p3.eq9 and p3.eq13 are without the KL penalty, which no reward model can learn; quantiles are those of all of D_inter.
 """
 
 import json
@@ -29,71 +27,17 @@ from repro.core.parallel import run_all
 from repro.core.settings import Section
 from repro.gradients.scores import influence_scoring, read_influence
 from repro.models.answers import sampled
-from repro.objectives.ensemble import LCB, MEAN, UWO
+from repro.objectives.ensemble import LCB, MEAN
 from repro.objectives.relabel import relabelled_rewards
-from repro.objectives.selection import (
-    Selection,
-    influence_selection,
-    random_selection,
-    ranked_above,
-    uncertainty_selection,
-)
-from repro.papers.experts import EXPERTS, JUDGE, OWN, levels_of
+from repro.objectives.selection import Selection
+from repro.papers.experts import OWN, levels_of
 from repro.papers.miniature import policy
+from repro.papers.ugda_methods import BOTH, INFLUENCE, NONE, SFT, Method, budget, chosen
 from repro.papers.ugda_prompts import ppo_prompts, preferences, validation_texts
 from repro.train.ensemble import ensemble_training
 from repro.train.ppo import ppo_training
 from repro.train.refine import refining
 from repro.world.task import Task
-
-NONE, RANDOM, UNCERTAINTY, INFLUENCE, BOTH, EVERYTHING = "none", "random", "uncertainty", "influence", "both", "all"
-SFT, LAST = "SFT policy", "last policy"
-CHOICES = {"selection": (NONE, RANDOM, UNCERTAINTY, INFLUENCE, BOTH, EVERYTHING), "aggregate": (MEAN, LCB, UWO)}
-CHOICES |= {"expert": EXPERTS, "start": (SFT, LAST)}
-
-
-@dataclass(frozen=True)
-class Method:
-    """UGDA's choices by default. Raises SettingsError for another choice.
-
-    selection: which interaction samples are relabelled; aggregate: what PPO makes of the members' rewards when it
-    trains the policy that is reported; expert: who relabels, the judge or, as a control without new labels, the
-    ensemble's own mean; draw: which random draw; dimension: of the influence's projection, None for the settings'
-    first; start: where the policy's second training begins.
-    """
-
-    selection: str = BOTH
-    aggregate: str = MEAN
-    expert: str = JUDGE
-    draw: int = 0
-    dimension: int | None = None
-    start: str = SFT
-
-    def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if (said := getattr(self, name)) not in known:
-                raise SettingsError(f"unknown {name} {said!r}", where="method", fix=f"choose from {', '.join(known)}")
-
-
-PPO = "PPO"
-UNLABELLED = {  # p3.table2, 0%
-    PPO: Method(NONE),
-    "LCB, no labels": Method(NONE, LCB),
-    "UWO, no labels": Method(NONE, UWO),
-}
-BASELINES = {  # p3.table2, 25%; all on one random draw
-    "LCB": Method(RANDOM, LCB, draw=1),
-    "UWO": Method(RANDOM, UWO, draw=1),
-    "RLR": Method(RANDOM, draw=1),
-}
-VARIANTS = {  # p3.fig4
-    "UGDA(RA)": Method(RANDOM),
-    "UGDA(UN)": Method(UNCERTAINTY),
-    "UGDA(GR)": Method(INFLUENCE),
-    "UGDA": Method(),
-}
-CONTROLS = {"own labels": Method(RANDOM, expert=OWN), "all labelled": Method(EVERYTHING)}
-METHODS: Mapping[str, Method] = UNLABELLED | BASELINES | VARIANTS | CONTROLS
 
 
 @dataclass(frozen=True)
@@ -154,6 +98,7 @@ def run_methods(
     world, settings: the sections `world` and `p3_03_ugda`. Raises SettingsError if budgets would differ, and as the
     stages do.
     """
+    budget(settings.ppo_rollouts, settings)  # shares that do not agree are told before anything is trained
     found = collect(world, settings, seed)
     before = {name: refinement(each, found, world, settings, seed) for name, each in methods.items()}
     calls = [retraining(each, found, world, settings, seed) for each in before.values()]
@@ -217,39 +162,10 @@ def refinement(method: Method, found: Interactions, world: Section, settings: Se
 
 
 def select(method: Method, found: Interactions, world: Section, settings: Section, seed: int) -> Selection:
-    """Lines 3 to 5: places in D_inter that are relabelled, the same number for every method but `all`.
-
-    Raises SettingsError if gamma and eta leave another share than `annotated_share`, and as the selections do.
-    """
-    count, size = len(found), budget(len(found), settings)
-    if method.selection == EVERYTHING:
-        return Selection(np.arange(count), np.ones(count))
-    if method.selection == RANDOM:
-        return random_selection(count, size, _draws(seed, 2 + method.draw))
-    if method.selection == UNCERTAINTY:
-        return uncertainty_selection(found.rewards, (count - size) / count, _draws(seed, 0))
-    scores = influence_of(found, world, settings, seed, method.dimension)
-    if method.selection == INFLUENCE:
-        return influence_selection(scores, (count - size) / count, _draws(seed, 1), settings.influence_over)
-    doubted = uncertainty_selection(found.rewards, settings.gamma, _draws(seed, 0))
-    last = influence_selection(scores[doubted.places], settings.eta, _draws(seed, 1), settings.influence_over)
-    ranks = np.zeros(count)
-    ranks[doubted.places] = last.ranks
-    return Selection(doubted.places[last.places], ranks, doubted.tied + last.tied)
-
-
-def budget(samples: int, settings: Section) -> int:
-    """How many samples are relabelled: those that p3.eq9 and then p3.eq12 leave, 25% in the paper.
-
-    settings: gamma, eta, annotated_share. Raises SettingsError if the three do not agree.
-    """
-    share = (1 - settings.gamma) * (1 - settings.eta)
-    if abs(share - settings.annotated_share) > 1e-9:
-        what = f"gamma {settings.gamma} and eta {settings.eta} leave {share:g}, annotated_share is "
-        fix = "set all three, so that every method gets as many labels"
-        raise SettingsError(f"{what}{settings.annotated_share}", where="UGDA", fix=fix)
-    doubted = len(ranked_above(np.arange(samples), settings.gamma, 0).places)
-    return len(ranked_above(np.arange(doubted), settings.eta, 0).places)
+    """Lines 3 to 5: places in D_inter that are relabelled. Raises as `chosen` and the scoring do."""
+    scored = method.selection in (INFLUENCE, BOTH)
+    scores = influence_of(found, world, settings, seed, method.dimension) if scored else None
+    return chosen(method, found.rewards, scores, settings, seed)
 
 
 def influence_of(
@@ -293,8 +209,3 @@ def _ppo(
     ways = {"ppo_aggregate": how, "ppo_aggregate_weight": weight, "ppo_aggregate_ddof": ddof}
     own = chapter_settings(world, settings, **ways)
     return ppo_training([task.turns for task in asked], own, seed, policy=start, scorer=ensemble)
-
-
-def _draws(seed: int, purpose: int) -> int:
-    """A seed for ties and random draws that no other stage has."""
-    return int(np.random.SeedSequence([seed, 9, purpose]).generate_state(1)[0])

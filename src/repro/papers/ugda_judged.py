@@ -30,7 +30,7 @@ from repro.papers.chat_benchmarks import (
     two_turn_scores,
 )
 from repro.papers.miniature import policy
-from repro.papers.ugda import Method
+from repro.papers.ugda_methods import Method
 from repro.papers.ugda_prompts import test_prompts
 from repro.papers.ugda_study import OTHERS, SFT, UGDA, Study
 from repro.world.annotators import Judge

@@ -18,8 +18,9 @@ from repro.core.statistics import LEVEL, Interval, mean_interval
 from repro.objectives.relabel import quantiles
 from repro.papers.experts import JUDGE, levels_of
 from repro.papers.miniature import graded
-from repro.papers.ugda import BASELINES, PPO, UNLABELLED, VARIANTS, Interactions
+from repro.papers.ugda import Interactions
 from repro.papers.ugda_measures import SelectionCheck, accuracy, rank_error, selection_check
+from repro.papers.ugda_methods import BASELINES, PPO, UNLABELLED, VARIANTS
 from repro.papers.ugda_prompts import HARMLESS, SUBTASKS, subtask_of, test_prompts
 from repro.papers.ugda_study import OTHERS, PERCENT, SFT, UGDA, Study
 

@@ -15,8 +15,9 @@ from repro.core.errors import DataError
 from repro.core.parallel import ahead
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
-from repro.papers.ugda import PPO, Interactions, Method, Outcome, run_methods
+from repro.papers.ugda import Interactions, Outcome, run_methods
 from repro.papers.ugda_measures import PolicyMeasure, measured
+from repro.papers.ugda_methods import PPO, Method
 from repro.papers.ugda_prompts import SUBTASKS, test_prompts
 
 SFT = "SFT"

@@ -21,21 +21,9 @@ from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
 from repro.papers.experts import JUDGE, OWN
-from repro.papers.ugda import (
-    BOTH,
-    EVERYTHING,
-    INFLUENCE,
-    NONE,
-    RANDOM,
-    Interactions,
-    Method,
-    Outcome,
-    chapter_settings,
-    influence_of,
-    refinement,
-    reward_ensemble,
-)
+from repro.papers.ugda import Interactions, Outcome, chapter_settings, influence_of, refinement, reward_ensemble
 from repro.papers.ugda_measures import accuracy
+from repro.papers.ugda_methods import BOTH, EVERYTHING, INFLUENCE, NONE, RANDOM, Method
 from repro.papers.ugda_prompts import test_prompts
 from repro.papers.ugda_study import Study, study
 from repro.train.ensemble import RewardEnsemble
