@@ -1,5 +1,6 @@
 """UGDA's study by hand: means and variances of gold, paired gains, a ratio of variances, checks, PPO's course, seeds needed."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,7 +41,7 @@ def outcome(name, seed=0):
     """What a method relabelled: the places of its own, two labels; the policy that collected has three iterations."""
     method = METHODS[name]
     if method.selection == "none":
-        return SimpleNamespace(ensemble=None, labels=0, history={"kl": [0.0, 0.2, 0.4]}, selection=None)
+        return SimpleNamespace(method=method, ensemble=None, labels=0, history={"kl": [0.0, 0.2, 0.4]}, selection=None)
     places = np.array([seed, seed + 3])
     return Outcome(method, None, None, Selection(places, np.zeros(SAMPLES)), np.array([2, 5]))
 
@@ -210,11 +211,25 @@ class TestRecords:
         halves = {"helpful": np.array([0.5, np.nan]), "harmless": np.array([1.0, np.nan])}
         monkeypatch.setattr(ugda_records, "accuracy", lambda *_: halves)
         monkeypatch.setattr(ugda_records, "test_prompts", lambda settings: [])
+        monkeypatch.setattr(ugda_records, "widths", lambda *_: 0.7)
         rows = {(row.row, row.column): row for row in ugda_records.control_records(EVERY, None, None)}
+        narrow = {name for name, column in rows if column == "SD of rewards"}
+        assert narrow == set(ugda_records.CONTROLLED) - {"RLR, not rescaled"}
         assert rows["own labels", "PPO's answers (%)"].value == 75 and rows[PPO, "SFT's answers (%)"].n == 2
         assert rows["all labelled", "gold over PPO"].value == 11 and (PPO, "gold over PPO") not in rows
         monkeypatch.setattr(ugda_records, "accuracy", lambda *_: {name: np.array([np.nan]) for name in halves})
-        assert ugda_records.control_records(EVERY, None, None)[1].value is None
+        again = ugda_records.control_records(EVERY, None, None)
+        assert next(row for row in again if row.column == "SFT's answers (%)").value is None
+
+    def test_widths_compare_a_refined_ensemble_with_its_own_first_one(self, tmp_path):
+        """SDs 1 and 4 become 0.5 and 1: a half and a quarter of before, 0.375 on average."""
+        for name, sds in (("first", [1.0, 4.0]), ("refined", [0.5, 1.0])):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "ensemble.json").write_text(json.dumps({"sd": sds}))
+        done = {name: SimpleNamespace(method=METHODS[name], ensemble=tmp_path / "refined") for name in METHODS}
+        found = SimpleNamespace(found=[SimpleNamespace(ensemble=tmp_path / "first")], outcomes=[done])
+        assert ugda_records.widths(found, "RLR") == 0.375
+        assert np.isnan(ugda_records.widths(found, "RLR, not rescaled"))
 
     def test_own_labels_cost_none(self):
         assert Outcome(METHODS["own labels"], None, None, None, np.array([1, 2])).labels == 0

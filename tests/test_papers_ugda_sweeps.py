@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repro.core import artifacts
-from repro.core.artifacts import MANIFEST, Artifact
+from repro.core.artifacts import MANIFEST
 from repro.papers import miniature, ugda, ugda_measures, ugda_sweeps
 from repro.papers.ugda import Interactions, collect, refinement, select
 from repro.papers.ugda_methods import CONTROLS, METHODS, Method, budget
@@ -167,7 +167,7 @@ class TestOnSamples:
         size, once = budget(len(found), SETTINGS), SETTINGS.ppo_iterations
         counts = {"PPO": [0, once], "UGDA(RA)": [size, 2 * once], "UGDA": [size, 2 * once], "own labels": [0, 2 * once]}
         assert {name: row[:2] for name, row in rows.items()} == counts
-        collecting, members = found.run.manifest["seconds"], ugda_sweeps.seconds_of(found.ensemble)
+        collecting, members = found.run.manifest["seconds"], ugda_sweeps.seconds_of(found.ensemble.path)
         assert rows["PPO"][2:] == [members, 0, 0, 0, collecting]
         assert rows["UGDA(RA)"][2:5] == [members, collecting, 0] and rows["UGDA"][4] == 7 and rows["UGDA"][5] > 0
         study = SimpleNamespace(outcomes=[done], found=[found], seeds=(0,))
@@ -179,13 +179,19 @@ class TestOnSamples:
         ]
 
 
-def test_members_seconds_are_added(tmp_path):
-    for name, seconds in (("a", 2.0), ("b", 3.0), ("data", 50.0)):
+def test_members_seconds_are_added_and_what_a_rescaling_rescales(tmp_path):
+    def made(name, step, seconds, **inputs):
         (tmp_path / name).mkdir()
-        (tmp_path / name / MANIFEST).write_text(json.dumps({"seconds": seconds}))
-    inputs = {"member_0": "a", "member_1": "b", "reference": "data"}
-    manifest = {"seconds": 0.5, "from": {key: {"path": str(tmp_path / name)} for key, name in inputs.items()}}
-    assert ugda_sweeps.seconds_of(Artifact(tmp_path, "step", "key", "digest", manifest)) == 5.5
+        known = {key: {"path": str(tmp_path / each)} for key, each in inputs.items()}
+        (tmp_path / name / MANIFEST).write_text(json.dumps({"step": step, "seconds": seconds, "from": known}))
+
+    for name, seconds in (("a", 2.0), ("b", 3.0), ("data", 50.0), ("said", 0.25)):
+        made(name, "train.refine.refine_member", seconds)
+    made("first", "train.ensemble.ensemble", 0.5, member_0="a", member_1="b", reference="data")
+    made("refined", "train.refine.refined", 1.0, member_0="a", ensemble="first")
+    made("whole", "train.refine.rescaled", 4.0, ensemble="refined", rewards="said", model="data")
+    found = [ugda_sweeps.seconds_of(tmp_path / name) for name in ("first", "refined", "whole")]
+    assert found == [5.5, 3.0, 7.25]
 
 
 def test_controls_are_points_too():

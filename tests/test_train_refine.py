@@ -32,7 +32,9 @@ def trained(folder, runs):  # noqa: F811
 
 
 def rewards_of(ensemble, settings, texts=TEXTS):
-    found = RewardEnsemble(ensemble, settings).member_rewards([turns for turns, _ in texts], [[text] for _, text in texts])
+    found = RewardEnsemble(ensemble, settings).member_rewards(
+        [turns for turns, _ in texts], [[text] for _, text in texts]
+    )
     return found[..., 0]
 
 
@@ -89,6 +91,20 @@ def test_rows_at_a_time_are_the_same_gradient(folder):  # noqa: F811
         record = refine(model, module.load_tokenizer(str(folder)), rows, own, 0)
         found.append(record["loss"] + record["gradient_norm"])
     assert np.allclose(*found, rtol=1e-4)
+
+
+def test_rescaled_rewards_are_the_same_order_with_mean_0_and_sd_1(trained, settings):
+    """On the reference answers; raw rewards are those of before to the bit, since only mean and SD are written anew."""
+    own, texts = Section({**settings, "calibrated": True}), TEXTS[:5]
+    refined = again(trained, own)
+    reference = [turns for turns, _ in texts], [[text] for _, text in texts]
+    made = artifacts.run(**module.rescaling(refined, reference, own))
+    found = rewards_of(made, own, texts)
+    assert found.mean(1) == pytest.approx(0, abs=1e-6) and found.std(1) == pytest.approx(1)
+    assert abs(rewards_of(refined, own, texts).std(1) - 1).max() > 0.01
+    raw = Section({**settings, "calibrated": False})
+    assert np.array_equal(rewards_of(made, raw), rewards_of(refined, raw))
+    assert np.argsort(rewards_of(made, own)).tolist() == np.argsort(rewards_of(refined, own)).tolist()
 
 
 def test_the_same_call_is_found_and_a_killed_run_goes_on_behind_the_last_member(trained, settings, monkeypatch):

@@ -5,12 +5,13 @@
     D_train       answers that the members disagree on: Rank(variance) > gamma (p3.eq9)
     D'_train      of those, what moves the policy: Rank(max over subtasks of the influence) > eta (p3.eq10 to p3.eq12)
     R_i           an expert's levels 1 to 5 on member i's quantiles, with noise (p3.eq13)
-    r_i           refined towards R_i by squared error (p3.eq14)
+    r_i           refined towards R_i by squared error (p3.eq14), then on the scale of before
     pi'           PPO once more, from the SFT policy, against the refined ensemble
 
 Each stage is an artifact: methods that agree on a stage share it, so their differences are paired, and a killed run goes
-on from the last stage or, within PPO, checkpoint. Methods are in papers/ugda_methods. Published nowhere and chosen here: the policy begins again from SFT; rewards
-in p3.eq9 and p3.eq13 are without the KL penalty, which no reward model can learn; quantiles are those of all of D_inter.
+on from the last stage or, within PPO, checkpoint. Methods are in papers/ugda_methods. Published nowhere and chosen here:
+the policy begins again from SFT; refined members are put on one scale anew; rewards in p3.eq9 and p3.eq13 are without
+the KL penalty, which no reward model can learn; quantiles are those of all of D_inter.
 """
 
 import json
@@ -34,9 +35,9 @@ from repro.papers.experts import OWN, levels_of
 from repro.papers.miniature import policy
 from repro.papers.ugda_methods import BOTH, INFLUENCE, NONE, SFT, Method, budget, chosen
 from repro.papers.ugda_prompts import ppo_prompts, preferences, validation_texts
-from repro.train.ensemble import ensemble_training
+from repro.train.ensemble import Pool, ensemble_training
 from repro.train.ppo import ppo_training
-from repro.train.refine import refining
+from repro.train.refine import refining, rescaling
 from repro.world.task import Task
 
 
@@ -129,11 +130,15 @@ def collect(world: Section, settings: Section, seed: int) -> Interactions:
 def reward_ensemble(world: Section, settings: Section, seed: int) -> Artifact:
     """k reward LoRAs by p3.eq1; their means and SDs are of the SFT policy's answers to PPO's first prompts."""
     start, own = policy(settings.reward_model, world), chapter_settings(world, settings)
-    asked = [task.turns for task in ppo_prompts(settings, seed)[: settings.reference_prompts]]
-    said = sampled(policy(settings.policy, world), asked, world, n=1, seed=seed).texts
-    pairs = preferences(settings, seed)
-    call = ensemble_training(pairs, own, seed, start, reference=(asked, said), workers=world.workers)
+    pairs, reference = preferences(settings, seed), reference_answers(world, settings, seed)
+    call = ensemble_training(pairs, own, seed, start, reference=reference, workers=world.workers)
     return artifacts.run(**call)
+
+
+def reference_answers(world: Section, settings: Section, seed: int) -> Pool:
+    """PPO's first prompts and one answer of the SFT policy to each, on which members have mean 0 and SD 1."""
+    asked = [task.turns for task in ppo_prompts(settings, seed)[: settings.reference_prompts]]
+    return asked, sampled(policy(settings.policy, world), asked, world, n=1, seed=seed).texts
 
 
 def refinement(method: Method, found: Interactions, world: Section, settings: Section, seed: int) -> Outcome:
@@ -143,10 +148,10 @@ def refinement(method: Method, found: Interactions, world: Section, settings: Se
     """
     if method.selection == NONE:
         return Outcome(method, found.run, found.ensemble)
-    chosen = select(method, found, world, settings, seed)
-    levels = levels_of(method.expert, found.tasks, found.texts, found.rewards)[chosen.places]
+    taken = select(method, found, world, settings, seed)
+    levels = levels_of(method.expert, found.tasks, found.texts, found.rewards)[taken.places]
     targets = relabelled_rewards(levels, found.rewards, seed, settings.noise_variance)
-    texts = [(found.tasks[place].turns, found.texts[place]) for place in chosen.places]
+    texts = [(found.tasks[place].turns, found.texts[place]) for place in taken.places]
     start, own = policy(settings.reward_model, world), chapter_settings(world, settings)
     names = {name.removeprefix("refine_"): name for name in settings if name.startswith("refine_")}
     call = refining(
@@ -158,7 +163,10 @@ def refinement(method: Method, found: Interactions, world: Section, settings: Se
         start=start,
         workers=world.workers,
     )
-    return Outcome(method, found.run, artifacts.run(**call), chosen, levels, targets.missing)
+    refined = artifacts.run(**call)
+    if method.rescaled:
+        refined = artifacts.run(**rescaling(refined, reference_answers(world, settings, seed), own, start))
+    return Outcome(method, found.run, refined, taken, levels, targets.missing)
 
 
 def select(method: Method, found: Interactions, world: Section, settings: Section, seed: int) -> Selection:

@@ -34,7 +34,8 @@ class Method:
     selection: which interaction samples are relabelled; aggregate: what PPO makes of the members' rewards when it
     trains the policy that is reported; expert: who relabels, the judge or, as a control without new labels, the
     ensemble's own mean; draw: which random draw; dimension: of the influence's projection, None for the settings'
-    first; start: where the policy's second training begins.
+    first; start: where the policy's second training begins; rescaled: whether refined members have mean 0 and SD 1 on
+    the reference answers again, as they had before (squared error narrows rewards, and the KL penalty then weighs more).
     """
 
     selection: str = BOTH
@@ -43,6 +44,7 @@ class Method:
     draw: int = 0
     dimension: int | None = None
     start: str = SFT
+    rescaled: bool = True
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -68,7 +70,8 @@ VARIANTS = {  # p3.fig4
     "UGDA": Method(),
 }
 CONTROLS = {"own labels": Method(RANDOM, expert=OWN), "all labelled": Method(EVERYTHING)}
-METHODS: Mapping[str, Method] = UNLABELLED | BASELINES | VARIANTS | CONTROLS
+NARROW = {"RLR, not rescaled": Method(RANDOM, draw=1, rescaled=False)}
+METHODS: Mapping[str, Method] = UNLABELLED | BASELINES | VARIANTS | CONTROLS | NARROW
 
 
 def chosen(method: Method, rewards: np.ndarray, scores: np.ndarray | None, settings: Section, seed: int) -> Selection:

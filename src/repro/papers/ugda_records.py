@@ -4,6 +4,7 @@ One seed's interval is over prompts (or samples); several seeds' is over both, b
 is then over seeds alone: no two seeds rank the same samples.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,12 @@ from repro.papers.experts import JUDGE, levels_of
 from repro.papers.miniature import graded
 from repro.papers.ugda import Interactions
 from repro.papers.ugda_measures import SelectionCheck, accuracy, rank_error, selection_check
-from repro.papers.ugda_methods import BASELINES, PPO, UNLABELLED, VARIANTS
+from repro.papers.ugda_methods import BASELINES, NARROW, PPO, UNLABELLED, VARIANTS
 from repro.papers.ugda_prompts import HARMLESS, SUBTASKS, subtask_of, test_prompts
 from repro.papers.ugda_study import OTHERS, PERCENT, SFT, UGDA, Study
 
 TABLE = (SFT, *UNLABELLED, *BASELINES, UGDA)
-CONTROLLED = (PPO, "own labels", "RLR", "UGDA(RA)", "all labelled")
+CONTROLLED = (PPO, "own labels", "RLR", *NARROW, "UGDA(RA)", "all labelled")
 LOWER = tuple(VARIANTS)[:-1]  # UGDA with a selection taken away
 CONTRASTS = [(name, SFT) for name in (*OTHERS, UGDA)] + [(UGDA, name) for name in (*OTHERS, *LOWER)] + [("RLR", PPO)]
 CHECKS = {
@@ -47,10 +48,27 @@ def table_records(found: Study) -> list[Record]:
         for subtask in SUBTASKS:
             for column, value in (("Avg_Reward", found.reward), ("Var_Reward", found.variance)):
                 rows.append(record("p3.table2", name, f"{subtask} {column}", value(name, subtask), seeds=found.seeds))
-        strayed = found.of(name, "log_ratio")
-        kl = mean_interval(strayed) if np.isfinite(strayed).any() else None  # no answer was finished
-        rows.append(record("p3.table2", name, "KL", kl, seeds=found.seeds))
+        rows.append(record("p3.table2", name, "KL", strayed(found, name), seeds=found.seeds))
     return rows
+
+
+def strayed(found: Study, name: str) -> Interval | None:
+    """KL of a policy to SFT in nats, over finished answers; None if none was finished."""
+    ratio = found.of(name, "log_ratio")
+    return mean_interval(ratio) if np.isfinite(ratio).any() else None
+
+
+def widths(found: Study, name: str) -> float:
+    """SD of the members' rewards of the reference answers in SDs of before the refinement, mean over members and seeds.
+
+    What a rescaled ensemble was divided by; 1 without refinement, nan where nothing was rescaled after it.
+    """
+    parts = []
+    for run, outcomes in zip(found.found, found.outcomes, strict=True):
+        own = outcomes[name]
+        sds = [json.loads((each / "ensemble.json").read_text())["sd"] for each in (own.ensemble, run.ensemble)]
+        parts.append(np.divide(*sds).mean() if own.method.rescaled else math.nan)
+    return float(np.mean(parts))
 
 
 def gain_records(id: str, found: Study, names: Sequence[str], other: str) -> list[Record]:
@@ -101,7 +119,8 @@ def _within_one(found: Interval) -> Interval:
 def control_records(found: Study, world: Section, settings: Section) -> list[Record]:
     """p3_03.controls: gold over PPO's, and percent of answer pairs that the ensemble puts in gold's order, by who wrote them.
 
-    Own labels are the same extra training without a new label; all labelled is four times the labels.
+    Own labels are the same extra training without a new label; all labelled is four times the labels. SD of rewards: what
+    refinement left of 1, on the reference answers and before they were rescaled; KL: of the policy, in nats.
     """
     asked, rows = test_prompts(settings), []
     for name in CONTROLLED:
@@ -109,6 +128,9 @@ def control_records(found: Study, world: Section, settings: Section) -> list[Rec
         rows.append(record("p3_03.controls", name, "#labels", labels, seeds=found.seeds))
         if name != PPO:
             rows.append(record("p3_03.controls", name, "gold over PPO", found.gain(name, PPO), seeds=found.seeds))
+        if found.outcomes[0][name].method.rescaled:
+            rows.append(record("p3_03.controls", name, "SD of rewards", widths(found, name), seeds=found.seeds))
+        rows.append(record("p3_03.controls", name, "KL", strayed(found, name), seeds=found.seeds))
         for writer in (SFT, PPO):
             right = []
             for run, outcomes in zip(found.found, found.outcomes, strict=True):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repro.core.artifacts import HISTORY, MANIFEST, Artifact
+from repro.core.artifacts import HISTORY, MANIFEST
 from repro.core.parallel import ahead
 from repro.core.records import Record, record
 from repro.core.settings import Section
@@ -253,12 +253,14 @@ def method_cost(found: Interactions, done: Outcome, world: Section, settings: Se
     if done.method.selection in (BOTH, INFLUENCE):
         influence_of(found, world, settings, seed, done.method.dimension)
         influence = HISTORY[-1]["seconds"]  # of what was found or computed last
-    seconds = [seconds_of(found.ensemble), seconds_of(found.run) * collects, influence]
-    seconds += [seconds_of(done.ensemble) * collects, seconds_of(done.policy)]
+    seconds = [seconds_of(found.ensemble.path), seconds_of(found.run.path) * collects, influence]
+    seconds += [seconds_of(done.ensemble.path) * collects, seconds_of(done.policy.path)]
     return [done.labels, settings.ppo_iterations * (1 + collects), *seconds]
 
 
-def seconds_of(made: Artifact) -> float:
-    """Seconds of a step, and of the members that it puts together."""
-    parts = [Path(each["path"]) for name, each in made.manifest["from"].items() if name.startswith("member_")]
-    return made.manifest["seconds"] + sum(json.loads((part / MANIFEST).read_text())["seconds"] for part in parts)
+def seconds_of(made: Path) -> float:
+    """Seconds of a step's folder, and of what it only puts together: members, or the ensemble that it rescales."""
+    manifest = json.loads((made / MANIFEST).read_text())
+    whole = ("ensemble", "rewards") if manifest["step"].endswith("rescaled") else ()
+    parts = [each["path"] for name, each in manifest["from"].items() if name in whole or name.startswith("member_")]
+    return manifest["seconds"] + sum(seconds_of(Path(part)) for part in parts)

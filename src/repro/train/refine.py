@@ -2,7 +2,9 @@
 
 Each member is a step of its own, as in its first training: members are refined beside each other, and a killed run goes
 on behind the last that was finished. What comes out is an ensemble like the one that went in, on the same scale: means
-and SDs of its members stay those of before, because that is the scale that the targets are put on (p3.eq13).
+and SDs of its members stay those of before, because that is the scale that the targets are put on (p3.eq13). Squared
+error draws rewards together, so a policy that is to be trained next, under a KL penalty in units of reward, needs them
+on a scale of their own again: `rescaling`.
 """
 
 import json
@@ -18,6 +20,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from repro.core import artifacts
 from repro.core.artifacts import MANIFEST, Artifact, Job
 from repro.core.errors import DataError
 from repro.core.parallel import run_all
@@ -28,7 +31,7 @@ from repro.models.load import load_model, load_tokenizer, threads, threads_for
 from repro.models.logprobs import half
 from repro.models.lora import ADAPTER_FILES, save_adapter
 from repro.objectives.relabel import refinement_loss
-from repro.train.ensemble import RewardEnsemble, backbone_input
+from repro.train.ensemble import Pool, RewardEnsemble, backbone_input
 from repro.train.loop import OPTIMISER_SETTINGS, Record, train_pairs
 from repro.train.reward_tokens import reward_text
 
@@ -145,3 +148,24 @@ def refined(job: Job) -> None:
         folder, name = job.inputs[f"member_{place}"].path, f"member_{place}"
         shutil.copytree(folder, job.out / name, ignore=shutil.ignore_patterns(MANIFEST))
     shutil.copy(job.inputs["ensemble"] / "ensemble.json", job.out / "ensemble.json")
+
+
+def rescaling(ensemble: Artifact, reference: Pool, settings: Section, start: Artifact | None = None) -> dict[str, Any]:
+    """What `artifacts.run` needs for the same members, each with its mean and SD over these answers; they are scored here.
+
+    reference: prompts and the answers to each, best those of the first training; start: the backbone, as when the
+    ensemble was trained. settings: `model` and RewardEnsemble's.
+    """
+    rewards = artifacts.run(**RewardEnsemble(ensemble, settings).scoring(*reference))
+    inputs = {"ensemble": ensemble, "rewards": rewards, **backbone_input(settings, start)}
+    return {"step": rescaled, "settings": settings.pick("model"), "inputs": inputs}
+
+
+def rescaled(job: Job) -> None:
+    """Step: `ensemble` and `rewards` of its members to a folder like the ensemble's, on the scale of these rewards."""
+    ignore = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(job.inputs["ensemble"].path, job.out, ignore=ignore, dirs_exist_ok=True)
+    found = np.array(json.loads((job.inputs["rewards"] / "rewards.json").read_text()))
+    described = json.loads((job.out / "ensemble.json").read_text())
+    described |= {"reference_answers": found.shape[1], "mean": found.mean(1).tolist(), "sd": found.std(1).tolist()}
+    (job.out / "ensemble.json").write_text(json.dumps(described, indent=1))
