@@ -12,7 +12,16 @@ from repro.core.settings import load
 from repro.papers import miniature, overoptimization, ugda, ugda_measures
 from repro.papers import overoptimization_course as course_of
 from repro.papers.online_arms import ITERATIVE
-from repro.papers.overoptimization import CAUTIOUS, LOOSE, MEAN, best_of_n_course, relation_of, rollouts, unit_of
+from repro.papers.overoptimization import (
+    CAUTIOUS,
+    LOOSE,
+    MEAN,
+    best_of_n_course,
+    evenly,
+    relation_of,
+    rollouts,
+    unit_of,
+)
 from repro.papers.overoptimization_course import BON, Course, coefficients, curve
 from repro.world import sources
 from tests import online_loop
@@ -86,6 +95,19 @@ def test_a_runs_course_in_windows(tmp_path, monkeypatch):
     assert found["gold"].tolist()[0] == [2, 3] and found["gold"][1, 0] == 3 and np.isnan(found["gold"][1, 1])
     assert found["kl"][:, 0].tolist() == [1, 4] and np.nanmin(found["proxy"]) == np.nanmax(found["proxy"]) == 2
     assert len(rollouts(Artifact(tmp_path, "ppo", "x", "x"), asked, 9)["kl"]) == 4  # no window without an iteration
+    other = rollouts(Artifact(tmp_path, "ppo", "x", "x"), asked[1:], 2)  # of prompt 1 alone, in the same windows
+    assert all(np.array_equal(other[name], found[name][:, 1:], equal_nan=True) for name in found)
+
+
+def test_prompts_are_read_evenly():
+    """The test prompts' mixture: as many harmless as helpful ones, no more than the seed with the fewest has."""
+    asked = [sources.prompts(200, "train", seed) for seed in (0, 1)]
+    asked = [[task for task in row if task.category in ("chat", "harmful")] for row in asked]
+    harmful = [sum(task.category == "harmful" for task in row) for row in asked]
+    few = min(min(harmful), *(len(row) - count for row, count in zip(asked, harmful, strict=True)))
+    read = evenly(asked)
+    assert [[task.category for task in row] for row in read] == [["chat"] * few + ["harmful"] * few] * 2
+    assert few and all(task in row for row, own in zip(asked, read, strict=True) for task in own)
 
 
 class TestForm:

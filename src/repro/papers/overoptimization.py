@@ -7,7 +7,8 @@
 
 All have one ensemble and one proxy, its mean (p3.eq8): it picks the best of n and ranks for DPO; LCB, UWO and WCO are
 paid another reward, and measured by the mean as the others are. DPO asks PPO's prompts. PPO's course is read off the
-answers that it drew while it trained, so these are to training prompts; all else is measured on the test prompts.
+answers that it drew while it trained, so these are to training prompts, as many harmless as helpful ones are read; all
+else is measured on the test prompts.
 """
 
 import json
@@ -34,7 +35,7 @@ from repro.papers.overoptimization_course import BON, Course
 from repro.papers.ugda import Interactions, chapter_settings
 from repro.papers.ugda_measures import PolicyMeasure, measured
 from repro.papers.ugda_methods import PPO, UNLABELLED
-from repro.papers.ugda_prompts import SUBTASKS, ppo_prompts, test_prompts
+from repro.papers.ugda_prompts import SUBTASKS, ppo_prompts, subtask_of, test_prompts
 from repro.train.dpo import dpo_training
 from repro.train.ensemble import RewardEnsemble
 from repro.train.ppo import ppo_training
@@ -120,15 +121,26 @@ def study(world: Section, settings: Section, online: Section, own: Section, seed
     sizes = 2 ** np.arange(int(np.log2(own.answers)) + 1)
     courses = {BON: best_of_n_course(drawn.gold, proxies, units, sizes)}
     courses[ITERATIVE] = _on_tests(measures[:-2], units).from_start()
-    firsts = [_baseline(*these, *both, own.baseline_answers) for these in each_seed]
+    read = evenly(asked)
+    firsts = [
+        _baseline(found, these, seed, *both, own.baseline_answers)
+        for found, these, seed in zip(base.found, read, seeds, strict=True)
+    ]
     for name, made in runs.items():
-        four = zip(made, asked, firsts, units, strict=True)
+        four = zip(made, read, firsts, units, strict=True)
         parts = [_above(rollouts(run, prompts, own.windows), first, unit) for run, prompts, first, unit in four]
         courses[name] = Course(*(np.stack([part[each] for part in parts], 1) for each in QUANTITIES)).from_start()
     ends = {name: courses[name].last() for name in (BON, ITERATIVE)}
     ends |= {name: _on_tests([base.measures[known]], units) for name, known in TRAINED.items()}
     ends |= {CAUTIOUS: _on_tests(measures[-2:-1], units), LOOSE: _on_tests(measures[-1:], units)}
     return Study(courses, ends, drawn, proxies, relation_of(drawn.gold, proxies, units), tuple(seeds))
+
+
+def evenly(asked: Sequence[Sequence[Task]]) -> list[list[Task]]:
+    """Of each seed's prompts the first of each subtask, as many of one as of the other: the mixture of the test prompts."""
+    parts = [[[task for task in these if subtask_of(task) == name] for name in SUBTASKS] for these in asked]
+    size = min(len(part) for row in parts for part in row)
+    return [[task for part in row for task in part[:size]] for row in parts]
 
 
 def _proxy(
@@ -241,15 +253,16 @@ def _baseline(
 def rollouts(run: Artifact, asked: Sequence[Task], windows: int) -> dict[str, np.ndarray]:
     """Gold, proxy and KL of the answers that a PPO run drew, (windows, prompts): its iterations in equal parts.
 
-    asked: the prompts that it was given; one that was not drawn in a window is nan there. proxy: the members' mean,
+    asked: those of its prompts that are read; one that was not drawn in a window is nan there. proxy: the members' mean,
     whatever PPO was paid; kl: the sum over tokens of log pi - log pi_SFT when it was drawn, in nats.
     """
     lines = (run / "interactions.jsonl").read_text(encoding="utf-8").splitlines()
-    rows, known = [json.loads(line) for line in lines], {task.turns: place for place, task in enumerate(asked)}
+    every, known = [json.loads(line) for line in lines], {task.turns: place for place, task in enumerate(asked)}
+    count = 1 + max(row["iteration"] for row in every)
+    rows = [row for row in every if tuple(map(tuple, row["prompt"])) in known]
     places = np.array([known[tuple(map(tuple, row["prompt"]))] for row in rows])
-    number = np.array([row["iteration"] for row in rows])
-    parts = min(windows, int(number.max()) + 1)
-    cell = (number * parts // (number.max() + 1)) * len(asked) + places
+    number, parts = np.array([row["iteration"] for row in rows]), min(windows, count)
+    cell = number * parts // count * len(asked) + places
     count = np.bincount(cell, minlength=parts * len(asked)).astype(float)
     values = {
         "gold": graded([asked[place] for place in places], [[row["answer"]] for row in rows])[:, 0],
