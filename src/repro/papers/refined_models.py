@@ -246,7 +246,8 @@ def study(world: Section, ugda: Section, settings: Section, seeds: Sequence[int]
     sets, rewards, spread, found, outcomes = [], [], [], [], []
     for seed in seeds:
         found.append(collect(world, ugda, seed))
-        outcomes.append({name: refinement(METHODS[name], found[-1], world, ugda, seed) for name in REFINED})
+        ways = {name: replace(METHODS[name], rescaled=False) for name in REFINED}  # rewards that can be compared
+        outcomes.append({name: refinement(each, found[-1], world, ugda, seed) for name, each in ways.items()})
         made = {BEFORE: found[-1].ensemble} | {name: each.ensemble for name, each in outcomes[-1].items()}
         models = {name: RewardEnsemble(each, own) for name, each in made.items()}
         sets.append(fixed | _written(found[-1], world, ugda))
