@@ -93,7 +93,7 @@ class TestBudgets:
             if each.selection != "none"
         }
         assert sizes.pop("all labelled") == count
-        assert set(sizes.values()) == {budget(count, SETTINGS)} and len(sizes) == 9
+        assert set(sizes.values()) == {budget(count, SETTINGS)} and len(sizes) == 10
 
     def test_the_four_selections_by_hand(self, monkeypatch):
         """Variances rank places 7, 6, 5, 4 highest; influence, the larger of two subtasks, ranks 0, 1, 4, 5."""

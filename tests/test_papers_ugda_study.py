@@ -212,9 +212,10 @@ class TestRecords:
         monkeypatch.setattr(ugda_records, "accuracy", lambda *_: halves)
         monkeypatch.setattr(ugda_records, "test_prompts", lambda settings: [])
         monkeypatch.setattr(ugda_records, "widths", lambda *_: 0.7)
+        monkeypatch.setattr(ugda_records, "_pay", lambda *_: 0.5)
         rows = {(row.row, row.column): row for row in ugda_records.control_records(EVERY, None, None)}
-        narrow = {name for name, column in rows if column == "SD of rewards"}
-        assert narrow == set(ugda_records.CONTROLLED) - {"RLR, not rescaled"}
+        narrow = {name for name, column in rows if column == "SD left"}
+        assert narrow == set(ugda_records.CONTROLLED) - {"RLR, not rescaled", "UGDA, not rescaled"}
         assert rows["own labels", "PPO's answers (%)"].value == 75 and rows[PPO, "SFT's answers (%)"].n == 2
         assert rows["all labelled", "gold over PPO"].value == 11 and (PPO, "gold over PPO") not in rows
         monkeypatch.setattr(ugda_records, "accuracy", lambda *_: {name: np.array([np.nan]) for name in halves})

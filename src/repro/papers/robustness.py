@@ -4,7 +4,7 @@
     flipped   the same seeds, prompts and pairs; a `flip_share` of the pairs has chosen and rejected exchanged
 
 So the arms are paired: what a method loses is its clean gold less its flipped gold, seed by seed and prompt by prompt.
-Only D_p is turned. The expert who relabels is right as often as before, and all methods but PPO have as many of its
+Only D_p is turned. The expert who relabels errs by the same rule as before, and all methods but PPO have as many of its
 labels: a method can lose less because labels mend its reward model, or because it had little to lose. So beside the loss
 stand what each method gains over SFT in either arm, and the reward models themselves, by what flips did to them.
 """
@@ -26,7 +26,7 @@ from repro.papers.ugda_judged import Judged, judged, policies_of
 from repro.papers.ugda_measures import accuracy, rank_error
 from repro.papers.ugda_methods import BASELINES, PPO, UNLABELLED, VARIANTS
 from repro.papers.ugda_prompts import SUBTASKS, preferences, test_prompts
-from repro.papers.ugda_study import OTHERS, UGDA, Study, study
+from repro.papers.ugda_study import OTHERS, UGDA, Study, apart, study
 from repro.papers.uncertainty import standardised_ranks
 from repro.train.ensemble import RewardEnsemble
 
@@ -105,15 +105,6 @@ class Robustness:
     def evidence(self) -> dict[str, Interval]:
         """What p3.c6 rests on, in gold of both subtasks together."""
         return {f"loss_against_{name.lower()}": self.loss_against(UGDA, name) for name in OTHERS}
-
-
-def apart(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Each seed's own rows, no two seeds having the same ones, side by side: (seeds, rows of all), nan elsewhere."""
-    found, at = np.full((len(rows), sum(map(len, rows))), np.nan), 0
-    for place, own in enumerate(rows):
-        found[place, at : at + len(own)] = own
-        at += len(own)
-    return found
 
 
 def robustness(world: Section, settings: Section, own: Section, seeds: Sequence[int]) -> Robustness:

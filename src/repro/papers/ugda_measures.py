@@ -2,7 +2,7 @@
 
 Selecting by uncertainty supposes that the ensemble errs where its members disagree; selecting by influence, that what
 moves the policy is also what teaches the reward model most. `selection_check` measures both before any selector is
-compared: where neither correlation is above 0, no selector can beat a random draw but by luck.
+compared: where neither correlation is above 0, a selector that beats a random draw owes it to luck or to another cause.
 """
 
 import json

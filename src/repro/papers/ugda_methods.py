@@ -70,7 +70,7 @@ VARIANTS = {  # p3.fig4
     "UGDA": Method(),
 }
 CONTROLS = {"own labels": Method(RANDOM, expert=OWN), "all labelled": Method(EVERYTHING)}
-NARROW = {"RLR, not rescaled": Method(RANDOM, draw=1, rescaled=False)}
+NARROW = {"RLR, not rescaled": Method(RANDOM, draw=1, rescaled=False), "UGDA, not rescaled": Method(rescaled=False)}
 METHODS: Mapping[str, Method] = UNLABELLED | BASELINES | VARIANTS | CONTROLS | NARROW
 
 

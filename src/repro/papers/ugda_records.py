@@ -18,15 +18,17 @@ from repro.core.settings import Section
 from repro.core.statistics import LEVEL, Interval, mean_interval
 from repro.objectives.relabel import quantiles
 from repro.papers.experts import JUDGE, levels_of
-from repro.papers.miniature import graded
-from repro.papers.ugda import Interactions
+from repro.papers.miniature import graded, pool
+from repro.papers.ugda import Interactions, Outcome, chapter_settings
 from repro.papers.ugda_measures import SelectionCheck, accuracy, rank_error, selection_check
 from repro.papers.ugda_methods import BASELINES, NARROW, PPO, UNLABELLED, VARIANTS
 from repro.papers.ugda_prompts import HARMLESS, SUBTASKS, subtask_of, test_prompts
-from repro.papers.ugda_study import OTHERS, PERCENT, SFT, UGDA, Study
+from repro.papers.ugda_study import OTHERS, PERCENT, SFT, UGDA, Study, apart
+from repro.train.ensemble import RewardEnsemble
+from repro.world.task import Task
 
 TABLE = (SFT, *UNLABELLED, *BASELINES, UGDA)
-CONTROLLED = (PPO, "own labels", "RLR", *NARROW, "UGDA(RA)", "all labelled")
+CONTROLLED = (PPO, "own labels", "RLR", "UGDA(RA)", UGDA, *NARROW, "all labelled")
 LOWER = tuple(VARIANTS)[:-1]  # UGDA with a selection taken away
 CONTRASTS = [(name, SFT) for name in (*OTHERS, UGDA)] + [(UGDA, name) for name in (*OTHERS, *LOWER)] + [("RLR", PPO)]
 CHECKS = {
@@ -119,26 +121,36 @@ def _within_one(found: Interval) -> Interval:
 def control_records(found: Study, world: Section, settings: Section) -> list[Record]:
     """p3_03.controls: gold over PPO's, and percent of answer pairs that the ensemble puts in gold's order, by who wrote them.
 
-    Own labels are the same extra training without a new label; all labelled is four times the labels. SD of rewards: what
-    refinement left of 1, on the reference answers and before they were rescaled; KL: of the policy, in nats.
+    Own labels are the same extra training without a new label; all labelled is four times the labels, and the steps. SD
+    left: of the members' rewards on the reference answers, of 1 before refinement and rescaling; SD of pay: of the mean
+    on the answers of PPO's policy; KL: of the method's policy, in nats.
     """
-    asked, rows = test_prompts(settings), []
+    asked, rows, each_seed = test_prompts(settings), [], list(zip(found.found, found.outcomes, strict=True))
     for name in CONTROLLED:
         labels = float(found.outcomes[0][name].labels)
         rows.append(record("p3_03.controls", name, "#labels", labels, seeds=found.seeds))
         if name != PPO:
             rows.append(record("p3_03.controls", name, "gold over PPO", found.gain(name, PPO), seeds=found.seeds))
         if found.outcomes[0][name].method.rescaled:
-            rows.append(record("p3_03.controls", name, "SD of rewards", widths(found, name), seeds=found.seeds))
+            rows.append(record("p3_03.controls", name, "SD left", widths(found, name), seeds=found.seeds))
+        paid = [_pay(run, outcomes[name], asked, world, settings) for run, outcomes in each_seed]
+        rows.append(record("p3_03.controls", name, "SD of pay", float(np.mean(paid)), seeds=found.seeds))
         rows.append(record("p3_03.controls", name, "KL", strayed(found, name), seeds=found.seeds))
         for writer in (SFT, PPO):
             right = []
-            for run, outcomes in zip(found.found, found.outcomes, strict=True):
+            for run, outcomes in each_seed:
                 said = accuracy(outcomes[name].ensemble, run.sft if writer == SFT else run.run, asked, world, settings)
                 right.append(np.concatenate([said[subtask] for subtask in SUBTASKS]))
             value = mean_interval(right).scaled(PERCENT) if np.isfinite(right).any() else None
             rows.append(record("p3_03.controls", name, f"{writer}'s answers (%)", value, seeds=found.seeds))
     return rows
+
+
+def _pay(found: Interactions, done: Outcome, asked: Sequence[Task], world: Section, settings: Section) -> float:
+    """SD of the mean that an ensemble pays for the answers of the policy that collected, to these prompts."""
+    answers, own = pool(found.run, asked, world, n=settings.accuracy_answers), chapter_settings(world, settings)
+    scorer = RewardEnsemble(done.ensemble, own)
+    return float(scorer.member_rewards([task.turns for task in asked], answers.texts).mean(0).std())
 
 
 def selected_records(found: Study) -> list[Record]:
@@ -150,13 +162,11 @@ def selected_records(found: Study) -> list[Record]:
     rows = []
     for name in ("all collected", *VARIANTS):
         for column in facts[0]:
-            values = np.array([each[column] for each in facts])
+            values = [each[column] for each in facts]
             if name in VARIANTS:
-                taken = np.zeros(values.shape, dtype=bool)
-                for row, outcomes in zip(taken, found.outcomes, strict=True):
-                    row[outcomes[name].selection.places] = True
-                values = np.where(taken, values, np.nan)
-            rows.append(record("p3_03.selected", name, column, mean_interval(values), seeds=found.seeds))
+                taken = [outcomes[name].selection.places for outcomes in found.outcomes]
+                values = [each[places] for each, places in zip(values, taken, strict=True)]
+            rows.append(record("p3_03.selected", name, column, mean_interval(apart(values)), seeds=found.seeds))
     return rows
 
 

@@ -87,6 +87,15 @@ class Study:
         return mean_interval(ratio + (ours - ratio * lowest) / base).scaled(PERCENT)
 
 
+def apart(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Each seed's own rows, no two seeds having the same ones, side by side: (seeds, rows of all), nan elsewhere."""
+    found, at = np.full((len(rows), sum(map(len, rows))), np.nan), 0
+    for place, own in enumerate(rows):
+        found[place, at : at + len(own)] = own
+        at += len(own)
+    return found
+
+
 def study(methods: Mapping[str, Method], world: Section, settings: Section, seeds: Sequence[int]) -> Study:
     """Every method run and measured for every seed, and the SFT policy that all begin with.
 
