@@ -1,5 +1,7 @@
 """UGDA on real text: made-up answers that say what they are worth, so that every stage can be seen to do its work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,16 @@ def test_outcomes_by_hand(found):
     assert found.outcomes(scores, pooled)[DIRECT][9] == pytest.approx(2 / 3)
 
 
+def test_the_writers_alone_order_what_they_always_write(found):
+    """Every model has one level throughout, so its mean level orders all; the baseline beats two models of three."""
+    pooled = np.arange(23) < 5
+    nulls = found.nulls(pooled)
+    assert all(np.isnan(values[:5]).all() for values in nulls.values())
+    assert (nulls[ORDER][5:] == 1).all() and nulls[DIRECT][5:] == pytest.approx(2 / 3)
+    odd = replace(found, levels=np.where(pooled[:, None], found.levels[:, ::-1], found.levels))
+    assert (odd.nulls(pooled)[ORDER][5:] == 0).all()  # the pool's own levels are what is known
+
+
 def test_every_method_relabels_as_many(rules):
     rewards = np.stack([np.zeros(40), np.arange(40.0)])  # variance grows with the place
     scores = np.stack([-np.arange(40.0), np.full(40, -100.0)], 1)  # and influence falls
@@ -214,7 +226,7 @@ def test_true_labels_mend_what_own_labels_keep(found, encoder, rules, wrong_star
     halves = [np.isnan(each.outcomes[BEFORE][ORDER]) for each in study.draws]
     assert (halves[0] != halves[1]).any()
     tables = study.accuracy_records(), study.gain_records(), study.selection_records(), study.contrast_records(1.0)
-    assert [len(rows) for rows in tables] == [32, 24, 3, 36]
+    assert [len(rows) for rows in tables] == [34, 24, 3, 36]
 
 
 def test_an_ensemble_that_says_the_same_of_all_is_named(found, encoder, monkeypatch):

@@ -93,6 +93,15 @@ class RealPool:
             judged[test] = pair_outcomes(*(scores[f"{name} {TEST} {side}"] for side in (CHOSEN, REJECTED)))
         return judged
 
+    def nulls(self, pooled: np.ndarray) -> dict[str, np.ndarray]:
+        """What knowing the writers alone gets on GPT-4's two tests, as `outcomes`: no text is read.
+
+        Two models are ordered by their mean level on the pool's prompts; of a model and the baseline, the baseline wins.
+        """
+        fame = np.broadcast_to(self.levels[pooled].mean(0), self.levels.shape)
+        found = {ORDER: concordance(fame, self.levels), DIRECT: (0.5 - 0.5 * np.sign(self.preference - 0.5)).mean(1)}
+        return {name: np.where(pooled, np.nan, values) for name, values in found.items()}
+
 
 def real_pool(settings: Section, encoder: Section, asked: Section) -> RealPool:
     """The pairs and the judged answers, encoded once; a head sits on a frozen encoder at every tier.

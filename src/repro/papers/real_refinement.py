@@ -42,7 +42,7 @@ from repro.train.loop import train_pairs
 from repro.train.pairs import prompt_folds
 from repro.train.reward import reward_model
 
-BEFORE, LONGER = "before", "pick the longer"
+BEFORE, LONGER, WRITER = "before", "pick the longer", "know the writer"
 ARMS: Mapping[str, Method] = VARIANTS | CONTROLS
 UGDA, DRAWN = "UGDA", "UGDA(RA)"
 SIGNALS = {  # what selecting rests on: a signal, and what it must go with
@@ -157,6 +157,7 @@ def draw(found: RealPool, encoder: Section, rules: Section, seed: int) -> Draw:
         return found.outcomes({name: by.rewards(texts).mean(0) for name, texts in found.features.items()}, pooled)
 
     results, places = {LONGER: found.outcomes(found.lengths, pooled), BEFORE: judged(ensemble)}, {}
+    results[WRITER] = found.nulls(pooled)
     for name, method in ARMS.items():
         taken = chosen(method, rewards, scores, rules, seed).places
         said = (levels_of(OWN, (), (), rewards) if method.expert == OWN else levels)[taken]
@@ -208,7 +209,8 @@ class RealStudy:
 
     def accuracy_records(self) -> list[Record]:
         """p3_05.real_accuracy: percent of right orders by method and test."""
-        places = [(arm, test) for arm in (LONGER, BEFORE, *ARMS) for test in TESTS]
+        places = [(WRITER, test) for test in TESTS if test not in PEOPLE.values()]
+        places += [(arm, test) for arm in (LONGER, BEFORE, *ARMS) for test in TESTS]
         options = {"unit": "%", "seeds": self.seeds}
         return [record("p3_05.real_accuracy", *place, self.accuracy(*place), **options) for place in places]
 
@@ -248,7 +250,7 @@ class RealStudy:
         level = int(self.found.levels[prompt, model])
         before = first.rewards[:, np.flatnonzero(first.inside == place)[0]]
         shown = {"rewards before": before, "targets without noise": quantiles(first.rewards)[:, level - 1]}
-        said = f"{1 + self.found.preference[prompt, model]:.6f}, level {level}"
+        said = f"1 + {self.found.preference[prompt, model]:.1e}, level {level}"
         return {
             "prompt": "\n".join(f"{role}: {text}" for role, text in self.found.turns[prompt])[:600],
             f"answer of {self.found.models[model]}": self.found.said[place][:600],
