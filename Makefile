@@ -27,8 +27,8 @@ reproduce: install  ## run the chapters of TIER for SEEDS and build the book; ON
 	if [ -f book/_build/html/index.html ]; then printf 'The book: %s\n' "$$(pwd)/book/_build/html/index.html"; fi; \
 	exit $$status
 
-test: install  ## run the tests
-	@.venv/bin/python -m pytest -q
+test: install  ## run the tests, two files at a time
+	@.venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: install  ## open JupyterLab on the chapters
 	@.venv/bin/python -m jupyter lab notebooks
