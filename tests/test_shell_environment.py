@@ -59,7 +59,14 @@ def test_the_set_that_serves_cpu_gpu_and_vllm_together():
 def test_extras_licence_and_command_are_as_promised():
     assert set(EXTRAS) == {"gpu", "dev"}
     assert EXTRAS["gpu"] == ["vllm==0.31.0"]
-    assert {Requirement(line).name for line in EXTRAS["dev"]} == {"pytest", "nbval", "playwright", "hypothesis", "ruff"}
+    assert {Requirement(line).name for line in EXTRAS["dev"]} == {
+        "pytest",
+        "pytest-xdist",
+        "nbval",
+        "playwright",
+        "hypothesis",
+        "ruff",
+    }
     assert PROJECT["scripts"] == {"repro": "repro.cli:main"}
     assert PROJECT["license"] == "Apache-2.0" and PROJECT["requires-python"] == ">=3.11"
     licence = (ROOT / "LICENSE").read_text()
