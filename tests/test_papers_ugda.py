@@ -264,7 +264,6 @@ class TestMeasures:
         assert ours.of("helpful").shape == (3,) and np.isclose(ours.variance("harmless").value, ours.gold[3:].var())
         found = ugda_measures.accuracy(found.ensemble, found.sft, asked, WORLD, SETTINGS)
         assert {name: each.shape for name, each in found.items()} == {"helpful": (3,), "harmless": (3,)}
-        assert ugda_measures.by_method({"UGDA": [ours, ours]}, "helpful")["UGDA"].shape == (2, 3)
 
     def test_whether_selecting_can_work(self, done):
         found, _, _ = done

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from repro.core.records import Record, record
 from repro.core.settings import Section
 from repro.core.statistics import Interval, difference_interval, mean_interval
@@ -61,13 +59,11 @@ def power_records(found: Robustness, at: float) -> list[Record]:
     """
     rows = []
     for name in OTHERS:
-        each = found.lost(UGDA) - found.lost(name)
-        alone = len(each) == 1
-        deviation = each.std(ddof=1) / np.sqrt(each.size) if alone else each.mean(1).std(ddof=1)
+        deviation = ugda_records.spread_of(found.lost(UGDA) - found.lost(name)).value
         seen = found.loss_against(UGDA, name)
-        columns: dict[str, Interval | float | None] = {"difference": seen, "SD of one seed's": float(deviation)}
+        columns: dict[str, Interval | float | None] = {"difference": seen, "SD of one seed's": deviation}
         for what, size in (("as seen", seen.value), (f"{at:g}", at)):
-            columns[f"#seeds for {what}"] = ugda_records.seeds_needed(float(deviation), size)
+            columns[f"#seeds for {what}"] = ugda_records.seeds_needed(deviation, size)
         rows += [record("p3_04.power", name, title, value, seeds=found.seeds) for title, value in columns.items()]
     return rows
 

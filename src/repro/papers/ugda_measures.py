@@ -6,7 +6,7 @@ compared: where neither correlation is above 0, a selector that beats a random d
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -238,8 +238,3 @@ def member_gains(
     batches = [samples[at : at + AT_ONCE] for at in range(0, len(samples), AT_ONCE)]
     each = [per_example_gradients(model, regression_losses, batch) @ towards for batch in batches]
     return torch.cat(each).cpu()
-
-
-def by_method(measures: Mapping[str, Sequence[PolicyMeasure]], subtask: str) -> dict[str, np.ndarray]:
-    """Gold of each method on a subtask, (seeds, prompts), for intervals and paired differences."""
-    return {name: np.stack([each.of(subtask) for each in found]) for name, found in measures.items()}

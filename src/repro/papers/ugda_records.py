@@ -236,7 +236,11 @@ class Spread:
 
 def spread(found: Study, name: str, other: str) -> Spread:
     """How far one seed's paired difference in gold lies from another's."""
-    each = found.gold(name) - found.gold(other)
+    return spread_of(found.gold(name) - found.gold(other))
+
+
+def spread_of(each: np.ndarray) -> Spread:
+    """The same of any differences, (seeds, prompts); of one seed, what its prompts leave."""
     if len(each) > 1:
         return Spread(float(each.mean(1).std(ddof=1)), "seeds")
     return Spread(float(each[0].std(ddof=1) / np.sqrt(each.shape[1])), "prompts")
